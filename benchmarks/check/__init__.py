@@ -1,0 +1,1 @@
+"""`make bench-check`: what must not get worse, held against benchmarks/baseline.json."""

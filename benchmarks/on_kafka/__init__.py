@@ -1,0 +1,1 @@
+"""Parts of `make bench-queue`, one a file. broker.py is what they stand on."""

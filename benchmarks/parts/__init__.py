@@ -1,0 +1,1 @@
+"""What is measured. A part is a function that yields figures; its docstring says what they mean."""

@@ -1,0 +1,84 @@
+"""Reads stream entries as this version writes them. queue/entry.py has the definition, and reads all other forms."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeASCII
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from zpush._fast.frames cimport utf8_step
+
+cdef enum:
+    MAX_ID_BYTES = 255           # as in protocol/message.py
+    MAX_EXPIRES_DIGITS = 15      # likewise
+    BINARY = 2                   # protocol.message.Kind
+
+cdef dict KINDS = {b"text": 1, b"binary": BINARY, b"json": 3}
+
+
+def read(fields):
+    cdef list given
+    cdef bytes payload
+    cdef int64_t expires_ms = 0
+    if type(fields) is not list:
+        return None
+    given = fields
+    if len(given) != 8 and len(given) != 10:
+        return None
+    for each in given:
+        if type(each) is not bytes:
+            return None
+    if given[0] != b"id" or given[2] != b"key" or given[4] != b"payload" or given[6] != b"type":
+        return None
+    message_id, client_id, kind = ascii_id(given[1]), ascii_id(given[3]), KINDS.get(given[7])
+    if message_id is None or client_id is None or kind is None:
+        return None
+    payload = given[5]
+    if kind != BINARY and utf8_step(0, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)):
+        return None
+    if len(given) == 10:
+        expires_ms = digits(given[9]) if given[8] == b"expires" else -1
+        if expires_ms < 0:
+            return None
+    return message_id, client_id, payload, kind, expires_ms
+
+
+def position(bytes text not None):
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(text)
+    cdef const uint8_t *end = at + PyBytes_GET_SIZE(text)
+    cdef uint64_t ms = 0, sequence = 0
+    while c"0" <= at[0] <= c"9":
+        ms = ms * 10 + (at[0] - c"0")
+        at += 1
+    if at[0] == c"-":
+        at += 1
+        while c"0" <= at[0] <= c"9":
+            sequence = sequence * 10 + (at[0] - c"0")
+            at += 1
+    if at != end:
+        raise ValueError(f"not a stream's id: {text!r}")
+    return ms, sequence
+
+
+cdef str ascii_id(bytes text):
+    """None where it has another length, or a byte that is no printable ASCII."""
+    cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(text)
+    cdef Py_ssize_t i, size = PyBytes_GET_SIZE(text)
+    if not 0 < size <= MAX_ID_BYTES:
+        return None
+    for i in range(size):
+        if not c" " <= data[i] <= c"~":
+            return None
+    return PyUnicode_DecodeASCII(<const char *>data, size, NULL)
+
+
+cdef int64_t digits(bytes text):
+    """-1 where it is no number of at most 15 digits."""
+    cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(text)
+    cdef Py_ssize_t i, size = PyBytes_GET_SIZE(text)
+    cdef int64_t number = 0
+    if not 0 < size <= MAX_EXPIRES_DIGITS:
+        return -1
+    for i in range(size):
+        if not c"0" <= data[i] <= c"9":
+            return -1
+        number = number * 10 + (data[i] - c"0")
+    return number

@@ -1,0 +1,131 @@
+"""One push as a Python program writes it: checked, and turned into messages or into the API's JSON. Sans-IO.
+
+Rules. Exactly one target and one payload, the same bounds as the API's, and MalformedMessage with the field
+before anything is sent. One push has one id, whoever it goes to: a receiver drops doubles by it.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from zpush.errors import MalformedMessage
+from zpush.protocol.message import NEVER, Kind, Message, Priority, Target, check_id, check_message_id, new_id
+from zpush.protocol.push import MAX_ACK_WAIT_S, MAX_TTL_S
+
+_encode = msgspec.json.Encoder().encode
+_MISSING_PAYLOAD = "give exactly one of data, text and binary"
+
+
+class Push(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Pusher.push` takes. data: anything that has a JSON form. ttl: seconds, None for no end.
+
+    wait_ack: seconds that a direct push waits for each client's own ack; ACKED where it came.
+    """
+
+    client: str | None = None
+    clients: Sequence[str] | None = None
+    user: str | None = None
+    all: bool = False
+    data: Any | UnsetType = UNSET
+    text: str | None = None
+    binary: bytes | None = None
+    priority: str | Priority = Priority.NORMAL
+    ttl: float | None = None
+    id: str | None = None
+    direct: bool = False
+    wait_ack: float | None = None
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A checked push. keys: client ids, one user id, or ("",) for all; one: the target was given as `client`."""
+
+    id: str
+    target: Target
+    keys: tuple[str, ...]
+    one: bool
+    kind: Kind
+    payload: bytes
+    priority: Priority
+    ttl_s: float | None
+    direct: bool
+    wait_ack_s: float | None
+
+    def messages(self, now_ms: int) -> list[Message]:
+        expires_ms = NEVER if self.ttl_s is None else now_ms + int(self.ttl_s * 1000)
+        return [
+            Message(self.id, key, self.payload, self.kind, self.target, self.priority, expires_ms, now_ms)
+            for key in self.keys
+        ]
+
+    def json(self) -> bytes:
+        """The body of POST /v1/push, without a line break."""
+        body: dict[str, Any] = {"to": self._to(), "priority": self.priority.label, "id": self.id}
+        if self.kind is Kind.JSON:
+            body["data"] = msgspec.Raw(self.payload)
+        elif self.kind is Kind.TEXT:
+            body["text"] = self.payload.decode()
+        else:
+            body["base64"] = b64encode(self.payload).decode()
+        if self.ttl_s is not None:
+            body["ttl"] = self.ttl_s
+        if self.direct:
+            body["direct"] = True
+        if self.wait_ack_s is not None:
+            body["wait_ack"] = self.wait_ack_s
+        return _encode(body)
+
+    def _to(self) -> dict[str, Any]:
+        if self.target is Target.ALL:
+            return {"all": True}
+        if self.target is Target.USER:
+            return {"user": self.keys[0]}
+        return {"client": self.keys[0]} if self.one else {"clients": self.keys}
+
+
+def prepare(push: Push) -> Prepared:
+    """Checks it, or MalformedMessage."""
+    target, keys = _target(push)
+    kind, payload = _payload(push)
+    if push.ttl is not None and not 0.001 <= push.ttl <= MAX_TTL_S:
+        raise MalformedMessage(f"ttl must be from 0.001 to {MAX_TTL_S:.0f} seconds; None for no end", "ttl")
+    if push.wait_ack is not None and not (push.direct and not push.all and 0.001 <= push.wait_ack <= MAX_ACK_WAIT_S):
+        raise MalformedMessage(f"wait_ack is at most {MAX_ACK_WAIT_S:.0f} s, for direct pushes, not to all", "wait_ack")
+    priority = push.priority if isinstance(push.priority, Priority) else Priority.of(push.priority)
+    message_id = new_id() if push.id is None else check_message_id(push.id)
+    one = push.client is not None
+    return Prepared(message_id, target, keys, one, kind, payload, priority, push.ttl, push.direct, push.wait_ack)
+
+
+def _target(push: Push) -> tuple[Target, tuple[str, ...]]:
+    if (push.client is not None) + (push.clients is not None) + (push.user is not None) + bool(push.all) != 1:
+        raise MalformedMessage("name exactly one of client, clients, user and all", "to")
+    if push.client is not None:
+        return Target.CLIENT, (check_id(push.client, "client"),)
+    if push.user is not None:
+        return Target.USER, (check_id(push.user, "user"),)
+    if push.clients is None:
+        return Target.ALL, ("",)
+    if isinstance(push.clients, str) or not push.clients:
+        raise MalformedMessage("clients must be a list of at least one client id", "clients")
+    return Target.CLIENT, tuple(dict.fromkeys(check_id(client, "clients") for client in push.clients))
+
+
+def _payload(push: Push) -> tuple[Kind, bytes]:
+    if (push.data is not UNSET) + (push.text is not None) + (push.binary is not None) != 1:
+        raise MalformedMessage(_MISSING_PAYLOAD, "data")
+    if push.binary is not None:
+        return Kind.BINARY, bytes(push.binary)
+    if push.text is None:
+        try:
+            return Kind.JSON, _encode(push.data)
+        except (TypeError, ValueError, OverflowError, UnicodeEncodeError) as e:
+            raise MalformedMessage(f"data has no JSON form: {e}", "data") from None
+    try:
+        return Kind.TEXT, push.text.encode()
+    except UnicodeEncodeError:
+        raise MalformedMessage("text is not valid Unicode", "text") from None

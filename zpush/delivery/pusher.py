@@ -1,0 +1,352 @@
+"""The push library: `Pusher` sends from any Python program, over a queue or the HTTP API.
+
+Rules. It runs in the sender's process: no engine, no uvloop, and nothing is loaded that the URL does not
+need. push() returns when the push is taken (its id) or, with direct=True, when its outcome is known; what was
+not taken is an exception, never silence. After one, push again with the same id: a receiver
+drops doubles by it. Several pushes to one client arrive in the order of their calls.
+
+flush() waits for all that was begun, close() for ten seconds at most: what is not taken by then is told so.
+
+The same class works without asyncio: the methods named *_sync run on a loop in a thread of the Pusher's
+own, and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, overload
+
+import msgspec
+
+from zpush.delivery.push import Prepared, Push, prepare
+from zpush.errors import MalformedMessage
+from zpush.protocol.message import Outcome, Priority
+from zpush.queue.base import Producer
+from zpush.queue.open import open_producer
+
+if TYPE_CHECKING:
+    from zpush.config.settings import Kafka
+
+__all__ = ["Push", "Pusher"]
+
+Outcomes = Outcome | dict[str, Outcome] | dict[Outcome, int]
+Result = str | Outcomes
+OnResult = Callable[[str, Result | Exception], None]
+_CLOSED = "this Pusher is closed"
+CLOSE_S = 10.0
+_T = TypeVar("_T")
+
+
+class Fields(TypedDict, total=False):
+    """Exactly one of client, clients, user and all; exactly one of data, text and binary. See Push."""
+
+    client: str
+    clients: Sequence[str]
+    user: str
+    all: bool
+    data: Any
+    text: str
+    binary: bytes
+    priority: str | Priority
+    ttl: float | None
+    id: str | None
+    wait_ack: float | None
+
+
+class QueueLayout(msgspec.Struct, frozen=True):
+    """How the servers' [queue] is set up; the sender's must be the same."""
+
+    prefix: str = "zpush"
+    partitions: int = 8  # of Streams; Kafka's topics know theirs
+    max_messages: int = 1_000_000
+    librdkafka: Mapping[str, str] = {}  # as under [queue.kafka]: {"security.protocol": "SASL_SSL", …}
+
+    @property
+    def kafka(self) -> Kafka:
+        """What a Kafka producer reads of [queue.kafka]; loaded only for one."""
+        from zpush.config.settings import Kafka
+
+        return Kafka(client=self.librdkafka)
+
+    def __repr__(self) -> str:
+        """Without the values of librdkafka's settings: passwords may be among them."""
+        return f"QueueLayout({self.prefix!r}, {self.partitions}, {self.max_messages}, {list(self.librdkafka)})"
+
+
+class _Sender(Protocol):
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def send(self, pushes: Sequence[Prepared]) -> list[Any]:
+        """Per push: its result or an exception."""
+        ...
+
+
+class _QueueSender:
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    async def start(self) -> None:
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        await self._producer.stop()
+
+    async def send(self, pushes: Sequence[Prepared]) -> list[str | Exception]:
+        now_ms = time.time_ns() // 1_000_000
+        results: list[str | Exception] = [push.id for push in pushes]
+        owners: list[int] = []
+        messages = []
+        for i, push in enumerate(pushes):
+            if push.direct:
+                results[i] = MalformedMessage("a direct push needs an http:// or https:// URL", "direct")
+                continue
+            of_push = push.messages(now_ms)
+            owners += [i] * len(of_push)
+            messages += of_push
+        for i, error in zip(owners, await self._producer.publish(messages), strict=True):
+            if error is not None:
+                results[i] = error
+        return results
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Pushes that were sent, by what came back: a result, or an exception."""
+
+    taken: int
+    refused: int
+
+
+class _OnLoop:
+    """The pushes of one event loop."""
+
+    def __init__(self, sender: _Sender, on_result: OnResult | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.taken = 0
+        self.refused = 0
+        self._sender = sender
+        self._on_result = on_result
+        self._started: asyncio.Task[None] | None = None
+        self._under_way = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def start(self) -> None:
+        if self._started is None:
+            self._started = asyncio.create_task(self._sender.start())
+        if not self._started.done():
+            await asyncio.shield(self._started)
+        self._started.result()  # every push is told what keeps it from starting, and not just the first
+
+    async def push(self, push: Push) -> Result:
+        [result] = await self._send([prepare(push)])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
+        results: list[Any] = []
+        for push in pushes:
+            try:
+                results.append(prepare(push))
+            except MalformedMessage as e:
+                results.append(e)
+        sound = [i for i, each in enumerate(results) if isinstance(each, Prepared)]
+        for i, result in zip(sound, await self._send([results[i] for i in sound]), strict=True):
+            results[i] = result
+        return results
+
+    async def _send(self, pushes: Sequence[Prepared]) -> list[Result | Exception]:
+        self._under_way += 1
+        self._quiet.clear()
+        try:
+            await self.start()
+            results = await self._sender.send(pushes)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
+        self._count(pushes, results)
+        return results
+
+    def _count(self, pushes: Sequence[Prepared], results: Sequence[Result | Exception]) -> None:
+        refused = sum(isinstance(result, Exception) for result in results)
+        self.refused += refused
+        self.taken += len(results) - refused
+        if self._on_result is not None:
+            for push, result in zip(pushes, results, strict=True):
+                self._on_result(push.id, result)
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        async with asyncio.timeout(timeout_s):
+            await self._quiet.wait()
+
+    async def close(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await self.flush(CLOSE_S)
+        if self._started is not None:
+            await asyncio.wait({self._started})
+            if self._started.exception() is None:
+                await self._sender.stop()
+
+
+class _Background:
+    """An event loop in a daemon thread, for callers that have none."""
+
+    def __init__(self, open_sender: Callable[[], _Sender], on_result: OnResult | None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="zpush-pusher", daemon=True)
+        self._thread.start()
+
+        async def open_there() -> _OnLoop:
+            return _OnLoop(open_sender(), on_result)
+
+        self.pushes = self.run(open_there())
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        self.run(self.pushes.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Pusher:
+    """kafka://, redis://, rediss://, unix:// (the queue), http://, https:// (the API). For `async with` or `with`."""
+
+    def __init__(
+        self, url: str, *, api_key: str = "", queue: QueueLayout | None = None, on_result: OnResult | None = None
+    ) -> None:
+        """api_key: for the API. queue: where the servers' [queue] is not the default. ConfigError for a wrong URL.
+
+        on_result(id, result or exception) is called for each push that was sent, with what push() answers or raises:
+        on the loop, or for the *_sync methods in the Pusher's own thread.
+        """
+        self._url = url
+        self._api_key = api_key
+        self._queue = queue or QueueLayout()
+        self._on_result = on_result
+        self._ours: _OnLoop | None = None  # on the caller's loop
+        self._background: _Background | None = None
+        self._in_the_background: _OnLoop | None = None  # its pushes; kept, as counts outlive the thread
+        self._lock = threading.Lock()  # the *_sync methods may be called from any thread
+        self._closed = False
+        self._open_sender()  # a wrong URL is found here, not at the first push; nothing is connected yet
+
+    # On an event loop
+
+    @overload
+    async def push(self, *, direct: Literal[False] = ..., **fields: Unpack[Fields]) -> str: ...
+
+    @overload
+    async def push(self, *, direct: Literal[True], **fields: Unpack[Fields]) -> Outcomes: ...
+
+    async def push(self, *, direct: bool = False, **fields: Unpack[Fields]) -> Result:
+        """One push: its id once it is taken; direct: what became of it.
+
+        direct answers an Outcome for `client`, {client: Outcome} for `clients` and `user` (empty: the user has no
+        device), {Outcome: connections} for `all`. Raises MalformedMessage, QueueFull, QueueUnavailable,
+        RegistryUnavailable, Unauthorized.
+        """
+        return await self._on_this_loop().push(Push(direct=direct, **fields))
+
+    async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
+        """Several pushes in one batch: a result or an exception each, in order. One that fails spoils no other."""
+        return await self._on_this_loop().push_many(pushes)
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        """Returns when every push that was begun on this loop is taken or has failed; or TimeoutError."""
+        if self._ours is not None:
+            await self._on_this_loop().flush(timeout_s)
+
+    async def close(self) -> None:
+        """flush() for 10 s at most, and the connections are given up."""
+        if self._ours is not None and not self._closed:
+            await self._on_this_loop().close()
+        await asyncio.to_thread(self.close_sync)
+
+    async def __aenter__(self) -> Self:
+        await self._on_this_loop().start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # Without one, from any thread
+
+    @overload
+    def push_sync(self, *, direct: Literal[False] = ..., **fields: Unpack[Fields]) -> str: ...
+
+    @overload
+    def push_sync(self, *, direct: Literal[True], **fields: Unpack[Fields]) -> Outcomes: ...
+
+    def push_sync(self, *, direct: bool = False, **fields: Unpack[Fields]) -> Result:
+        """push(), for programs without an event loop."""
+        background = self._in_background()
+        return background.run(background.pushes.push(Push(direct=direct, **fields)))
+
+    def push_many_sync(self, pushes: Iterable[Push]) -> list[Result | Exception]:
+        """As push_many, without a loop."""
+        background = self._in_background()
+        return background.run(background.pushes.push_many(pushes))
+
+    def flush_sync(self, timeout_s: float | None = None) -> None:
+        """Returns when every push that was begun by a *_sync method is taken or has failed; or TimeoutError."""
+        background = self._in_background()
+        background.run(background.pushes.flush(timeout_s))
+
+    def close_sync(self) -> None:
+        """What the *_sync methods use is given up; nothing can be pushed any more."""
+        with self._lock:
+            self._closed = True
+            background, self._background = self._background, None
+        if background is not None:
+            background.close()
+
+    def __enter__(self) -> Self:
+        self._in_background()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_sync()
+
+    # Both
+
+    @property
+    def counts(self) -> Counts:
+        """Of all pushes that this Pusher has sent."""
+        both = [each for each in (self._ours, self._in_the_background) if each is not None]
+        return Counts(sum(each.taken for each in both), sum(each.refused for each in both))
+
+    def _on_this_loop(self) -> _OnLoop:
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        if self._ours is None:
+            self._ours = _OnLoop(self._open_sender(), self._on_result)
+        elif self._ours.loop is not asyncio.get_running_loop():
+            raise RuntimeError("this Pusher belongs to another event loop: make one per loop, or use push_sync")
+        return self._ours
+
+    def _in_background(self) -> _Background:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(_CLOSED)
+            if self._background is None:
+                self._background = _Background(self._open_sender, self._on_result)
+                self._in_the_background = self._background.pushes
+            return self._background
+
+    def _open_sender(self) -> _Sender:
+        """ConfigError where the URL is wrong."""
+        if self._url.startswith(("http://", "https://")):
+            from zpush.delivery.push_http import HttpSender
+
+            return HttpSender(self._url, self._api_key)
+        return _QueueSender(open_producer(self._queue, self._url))

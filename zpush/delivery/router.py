@@ -1,0 +1,468 @@
+"""Who gets a message and how: look-up, grouping by owner, delivery, retry.
+
+Rules. Every job is settled exactly once. A client's messages of one priority keep their order: they stand
+in one line (parking.py), and a line is in one step at a time. Nothing is done per message but bookkeeping:
+the lines of one turn share a look-up, an owner's share of them a batch, a batch its callbacks. This
+worker's own table comes before the registry. What is known to be nowhere is OFFLINE at once. An owner that cannot be
+reached parks the client until the job's deadline. Where nobody can say whether the client is connected (the registry is
+away, or leases may be missing) it waits until the message's own end, and is never OFFLINE. docs/delivery.md draws the
+states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from operator import attrgetter
+
+from zpush.delivery.base import Job, Local
+from zpush.delivery.batch import NOT_HERE, OUTCOMES, PENDING, Batch, batches
+from zpush.delivery.parking import Line, Lot
+from zpush.delivery.peer_frames import MAX_FRAME_BYTES
+from zpush.delivery.peers import Peers
+from zpush.delivery.whereabouts import Whereabouts
+from zpush.errors import RegistryUnavailable
+from zpush.protocol.message import NEVER, Message, Outcome, Priority
+from zpush.registry.base import Lease, Node, Registry
+from zpush.tasks import Tasks
+
+BACKOFF_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # the last one again and again
+RECHECK_S = 0.05  # a client that moved has its new lease by then
+ROUND_JOBS = 500  # messages that share a turn and a look-up: about 4 ms where they are sends to own clients
+MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - 4096  # ids and headers beside it in a peer's frame
+_priority = attrgetter("message.priority")
+_log = logging.getLogger("zpush.router")
+
+
+class Router:
+    """local: this worker's own clients, or None in a process that holds none.
+
+    For jobs without a deadline: retry_s is how long an unreachable owner is tried, max_age_s how long after it was
+    queued a message without TTL is over.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        peers: Peers,
+        local: Local | None,
+        node_id: str,
+        region: str,
+        retry_s: float,
+        node_ttl_s: float,
+        backoff_s: Sequence[float] = BACKOFF_S,
+        recheck_s: float = RECHECK_S,
+        on_dead: Callable[[Lease], None] | None = None,
+        max_age_s: float = inf,
+    ) -> None:
+        """on_dead(lease): its node was found dead, and it is removed. None: leases of dead nodes are left."""
+        self._loop = asyncio.get_running_loop()
+        self._peers = peers
+        self._local = local
+        self._node_id = node_id
+        self._region = region
+        self.retry_s = retry_s
+        self.max_age_s = max_age_s
+        self._registry = registry
+        self._backoff_s = backoff_s
+        self._recheck_s = recheck_s
+        self._on_dead = on_dead
+        self._where = Whereabouts(registry, node_ttl_s)
+        self._lot = Lot(self._try_again, self._evicted)
+        self._lines: dict[Priority, dict[str, Line]] = {priority: {} for priority in Priority}
+        self._ready: dict[Priority, deque[Line]] = {priority: deque() for priority in Priority}
+        self._round_due = False
+        self._here: list[Job] = []  # for own clients, perhaps: tried in the next round, before any line
+        self._numbers = itertools.count(1)
+        self._tasks = Tasks(_log)
+        self._spawn = self._tasks.spawn
+
+    # ---- what it is for
+
+    def route(self, jobs: Iterable[Job]) -> None:
+        """Takes jobs in order; each one's settle() is called once, possibly from within this call."""
+        now_ms = time.time_ns() // 1_000_000
+        lines, here = self._lines, self._here
+        for job in jobs:
+            message = job.message
+            if NEVER < message.expires_ms <= now_ms:
+                job.settle(Outcome.EXPIRED, "")
+                continue
+            if len(message.payload) > MAX_PAYLOAD_BYTES:
+                job.settle(Outcome.REJECTED, "")
+                continue
+            job.order = next(self._numbers)
+            if self._local is None or len(here) >= ROUND_JOBS or job.client_id in lines[message.priority]:
+                self._stand_in_line(job)
+            else:
+                here.append(job)
+        if here:
+            self._have_a_round()
+
+    def forget(self, jobs: Iterable[Job]) -> list[Job]:
+        """Takes back jobs that are not with an owner yet; these are never settled. Returns them."""
+        asked: dict[Line, set[Job]] = {}
+        for job in jobs:
+            line = self._lines[job.message.priority].get(job.client_id)
+            if line is not None:
+                asked.setdefault(line, set()).add(job)
+        forgotten: list[Job] = []
+        for line, wanted in asked.items():
+            taken = [job for job in line.jobs if job in wanted]
+            line.jobs = [job for job in line.jobs if job not in wanted]
+            forgotten += taken
+            if line.parked:
+                self._lot.left(line, taken)
+                if not line.jobs:
+                    self._rest(line)
+            # else whoever holds the line finds it shorter, or empty
+        return forgotten
+
+    async def locate(self, client_id: str) -> tuple[Lease, Node] | None:
+        """The client's lease and its live owner; None where there is none for sure. Raises RegistryUnavailable."""
+        return await self._where.locate(client_id)
+
+    async def locate_user(self, user_id: str) -> list[tuple[Lease, Node]]:
+        """The same for all of a user's clients."""
+        return await self._where.locate_user(user_id)
+
+    async def node(self, node_id: str) -> Node | None:
+        """The node, if it lives and is of this region. Raises RegistryUnavailable."""
+        node = await self._where.find(node_id)
+        return node if node is not None and node.region == self._region else None
+
+    async def is_dead(self, node_id: str) -> bool:
+        """It lives in no region. Raises RegistryUnavailable."""
+        return await self._where.find(node_id) is None
+
+    async def devices(self, user_id: str) -> tuple[list[str], bool]:
+        """The user's connected clients, and True; or False, and all that may be, while leases may be missing.
+
+        Raises RegistryUnavailable.
+        """
+        return await self._where.devices(user_id)
+
+    @property
+    def parked(self) -> int:
+        """Messages that wait out a transient failure."""
+        return self._lot.jobs
+
+    @property
+    def holds_back(self) -> bool:
+        """What is routed now would only wait here, or soon have no room."""
+        return not self._registry.up or self._lot.half_full
+
+    def end_s(self, message: Message) -> float:
+        """loop.time() at which a queued message is over, by its TTL or its age."""
+        now_ms = time.time_ns() // 1_000_000
+        if message.expires_ms != NEVER:
+            return self._loop.time() + (message.expires_ms - now_ms) / 1000
+        return self._loop.time() + self.max_age_s - (now_ms - message.queued_ms) / 1000
+
+    async def stop(self) -> None:
+        """Forgets everything that is not settled yet. The peers and the registry are the caller's to stop."""
+        self._lot.stop()
+        self._here = []
+        self._lines = {priority: {} for priority in Priority}
+        self._ready = {priority: deque() for priority in Priority}
+        await self._tasks.cancel()
+
+    # ---- lines and rounds
+
+    def _deliver_here(self) -> int:
+        """Straight to this worker's own clients: nobody stands in line whose outcome is known at once. How many."""
+        jobs, self._here = self._here, []
+        if self._local is None or not jobs:
+            return 0
+        jobs.sort(key=_priority)
+        batch = Batch(self, self._node_id)
+        outcomes = self._local.deliver([job.entry() for job in jobs], batch.settled)
+        if NOT_HERE in outcomes or PENDING in outcomes:  # first: settling may route more for the same client
+            for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
+                if outcome == NOT_HERE:
+                    self._stand_in_line(job)
+                elif outcome == PENDING:
+                    batch.wait(index, self._line(job), job)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if outcome != NOT_HERE and outcome != PENDING:
+                job.settle(OUTCOMES[outcome], self._node_id)
+        return len(jobs)
+
+    def _line(self, job: Job) -> Line:
+        lines = self._lines[job.message.priority]
+        line = lines.get(job.client_id)
+        if line is None:
+            line = lines[job.client_id] = Line(job.client_id, job.message.priority)
+        return line
+
+    def _stand_in_line(self, job: Job) -> None:
+        job.end_s = self.end_s(job.message)
+        if job.deadline_s:
+            job.end_s = min(job.end_s, job.deadline_s)
+        else:
+            job.deadline_s = self._loop.time() + self.retry_s
+        job.deadline_s = min(job.deadline_s, job.end_s)
+        line = self._line(job)
+        line.stand(job)
+        if not line.busy:
+            self._make_ready(line)
+        elif line.parked:
+            self._lot.join(line, job)
+
+    def _make_ready(self, line: Line) -> None:
+        line.busy = True
+        self._ready[line.priority].append(line)
+        self._have_a_round()
+
+    def _have_a_round(self) -> None:
+        if not self._round_due:
+            self._round_due = True
+            self._loop.call_soon(self._round)
+
+    def _rest(self, line: Line) -> None:
+        """A step is over: the line goes on if more came meanwhile, and is gone if it is empty."""
+        if line.jobs:
+            self._make_ready(line)
+            return
+        line.busy = False
+        if line.tries or line.rechecked:
+            self._over(line)
+        if not line.pending:
+            self._lines[line.priority].pop(line.client_id, None)
+
+    def _over(self, line: Line) -> None:
+        line.tries = 0
+        line.rechecked = False
+        self._lot.leave(line)
+
+    def _round(self) -> None:
+        """Starts the next lines, high before low. Bounded: deliveries to own clients are sends."""
+        self._round_due = False
+        room = ROUND_JOBS - self._deliver_here()
+        lines: list[Line] = []
+        for ready in self._ready.values():
+            while ready and room > 0:
+                line = ready.popleft()
+                line.seen = line.jobs[-1].order if line.jobs else 0
+                room -= len(line.jobs)
+                lines.append(line)
+        if any(self._ready.values()):
+            self._have_a_round()
+        away = self._deliver_own(lines)
+        if away:
+            self._spawn(self._find(away))
+
+    def _deliver_own(self, lines: list[Line]) -> list[Line]:
+        """Sends to this worker's own clients; returns the other lines."""
+        local = self._local
+        if local is None:
+            return lines
+        here: list[Line] = []
+        away: list[Line] = []
+        for line in lines:
+            (here if local.holds(line.client_id) else away).append(line)
+        for line in here:
+            line.lease = None  # an earlier step's
+        if here:
+            self._send(self._node_id, None, here)
+        return away
+
+    # ---- finding owners
+
+    async def _find(self, lines: list[Line]) -> None:
+        """Looks lines up and sends each to its owner."""
+        try:
+            again = any(line.tries for line in lines)
+            leases = await self._where.look_up([line.client_id for line in lines], fresh=again)
+        except RegistryUnavailable:
+            self._park(lines, blind=True)
+            return
+        missed: list[Line] = []
+        away: list[Line] = []
+        owned: dict[tuple[str, Priority], list[Line]] = {}
+        for line, lease in zip(lines, leases, strict=True):
+            if isinstance(lease, RegistryUnavailable):
+                away.append(line)
+                continue
+            line.lease = lease
+            if lease is None or self._is_dead(lease):
+                missed.append(line)
+                continue
+            key = lease.node_id, line.priority
+            group = owned.get(key)
+            if group is None:
+                owned[key] = [line]
+            else:
+                group.append(line)
+        for (node_id, _), group in owned.items():
+            self._send(node_id, self._where.node(node_id), group)
+        if missed:
+            self._miss(missed)
+        if away:
+            self._park(away, blind=True)
+
+    # ---- sending
+
+    def _send(self, node_id: str, node: Node | None, lines: list[Line]) -> None:
+        """To one owner: this worker's own table, or a peer. All lines of a peer have one priority."""
+        free: list[Line] = []
+        held_up: list[Line] = []
+        for line in lines:
+            if not line.jobs:
+                self._rest(line)  # forgotten meanwhile
+            elif line.pending and line.owner != node_id:
+                held_up.append(line)  # what waits in the old owner's write buffer comes first
+            else:
+                free.append(line)
+        if held_up:
+            self._park(held_up)
+        if node_id == self._node_id:
+            self._send_own(free)
+        elif node is not None and node.region != self._region:
+            self._give_up(free)
+        elif node is not None:
+            for batch in batches(free, lambda: Batch(self, node_id)):
+                self._peers.deliver(node, free[0].priority, batch.entries, batch)
+
+    def _send_own(self, lines: list[Line]) -> None:
+        if self._local is None:
+            self.not_here(lines)  # a lease names this process, which holds no clients
+            return
+        for batch in batches(lines, lambda: Batch(self, self._node_id)):
+            batch.answered(self._local.deliver(batch.entries, batch.settled))
+
+    # ---- coming back (batch.Steps)
+
+    def moved(self, lines: list[Line]) -> None:
+        for line in lines:
+            if line.tries or line.rechecked:
+                self._over(line)
+            self._rest(line)
+
+    def not_here(self, lines: list[Line]) -> None:
+        """A stale route: delete the lease if unchanged, look once more; the second time it is a miss."""
+        again = [line for line in lines if line.rechecked]
+        if again:
+            self._miss(again)
+        first = [line for line in lines if not line.rechecked]
+        if first:
+            self._spawn(self._recheck(first))
+
+    def unreachable(self, node_id: str, lines: list[Line], refused: bool) -> None:
+        if refused:
+            self._spawn(self._bury(node_id, lines))
+        else:
+            self._where.doubt(node_id)
+            self._park(lines)
+
+    def drained(self, line: Line) -> None:
+        if not line.busy:
+            self._rest(line)
+
+    async def _recheck(self, lines: list[Line]) -> None:
+        """A lease that has changed meanwhile belongs to a client on the move: that miss does not count."""
+        leases = {line.client_id: line.lease for line in lines if line.lease is not None}
+        removed = dict(zip(leases, await self._where.remove([*leases.values()]), strict=True))
+        away = [line for line in lines if isinstance(removed.get(line.client_id), RegistryUnavailable)]
+        self._park(away, blind=True)
+        rest = [line for line in lines if line not in away]
+        self._park(rest, self._recheck_s)
+        for line in rest:
+            line.rechecked = removed.get(line.client_id, True) is True
+
+    async def _bury(self, node_id: str, lines: list[Line]) -> None:
+        """The incarnation is dead, now: everybody may know it. Its clients are looked up at once, the first time."""
+        try:
+            if await self._where.bury(node_id):
+                self._peers.forget(node_id)
+        except RegistryUnavailable:
+            self._park(lines, blind=True)
+            return
+        fresh = [line for line in lines if not line.tries]
+        self._park([line for line in lines if line.tries])
+        for line in fresh:
+            line.tries = 1
+            self._rest(line)
+
+    # ---- ends and retries
+
+    def _miss(self, lines: list[Line]) -> None:
+        """No live owner: OFFLINE, or transient while leases may be missing that should be there."""
+        if not self._where.certain:
+            self._park(lines, blind=True)
+            return
+        dead = [line.lease for line in lines if line.lease is not None and self._is_dead(line.lease)]
+        if dead and self._on_dead is not None:
+            self._spawn(self._expire(dead, self._on_dead))
+        self._give_up(lines)
+
+    def _is_dead(self, lease: Lease) -> bool:
+        return lease.node_id != self._node_id and self._where.node(lease.node_id) is None
+
+    async def _expire(self, leases: list[Lease], on_dead: Callable[[Lease], None]) -> None:
+        """Who removes the lease of a dead node tells; and who does not know whether he did: rather twice than never."""
+        for lease, removed in zip(leases, await self._where.remove(leases), strict=True):
+            if removed:
+                on_dead(lease)
+
+    def _give_up(self, lines: list[Line]) -> None:
+        """OFFLINE for what the look-up was made for; what came later is looked up itself."""
+        for line in lines:
+            jobs = line.jobs
+            line.jobs = [job for job in jobs if job.order > line.seen]
+            for job in jobs:
+                if job.order <= line.seen:
+                    job.settle(Outcome.OFFLINE, "")
+            self._over(line)
+            self._rest(line)
+
+    def _park(self, lines: Iterable[Line], delay_s: float | None = None, *, blind: bool = False) -> None:
+        """blind: nobody can say where these clients are."""
+        now_s = self._loop.time()
+        for line in lines:
+            if line.blind and not blind:
+                self._begin_retries(line, now_s)
+            line.blind = blind
+            self._drop_late(line, now_s)
+            if not line.jobs:
+                self._rest(line)
+                continue
+            backoff_s = self._backoff_s[min(line.tries, len(self._backoff_s) - 1)]
+            line.tries += 1
+            line.rechecked = False
+            self._lot.park(line, now_s + (backoff_s if delay_s is None else delay_s))
+
+    def _begin_retries(self, line: Line, now_s: float) -> None:
+        """Its owner is known again, and not reached: only from now on that counts."""
+        for job in line.jobs:
+            job.deadline_s = min(job.end_s, max(job.deadline_s, now_s + self.retry_s))
+
+    def _try_again(self, lines: list[Line]) -> None:
+        now_s = self._loop.time()
+        for line in lines:
+            self._drop_late(line, now_s)
+            self._rest(line)
+
+    def _drop_late(self, line: Line, now_s: float) -> None:
+        late = [job for job in line.jobs if line.until_s(job) <= now_s]
+        if late:
+            line.jobs = [job for job in line.jobs if line.until_s(job) > now_s]
+            for job in late:
+                self._end(line, job, Outcome.EXPIRED)
+
+    def _end(self, line: Line, job: Job, unknown: Outcome) -> None:
+        """It waits no longer. unknown: what that is where nobody could say whether the client is connected."""
+        if line.blind:
+            job.settle_unknown(unknown)
+        else:
+            job.settle(Outcome.OFFLINE, "")
+
+    def _evicted(self, line: Line, job: Job) -> None:
+        self._end(line, job, Outcome.DROPPED)
+        if not line.jobs:
+            self._rest(line)

@@ -1,0 +1,1 @@
+"""What zpush says on the wire, sans-IO: no sockets, no clock, no logging."""

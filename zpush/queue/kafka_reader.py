@@ -1,0 +1,282 @@
+"""One priority on Kafka, on the loop: what waits here, which records are taken, finished, committed.
+
+Rules. Records wait as they came and are judged when they are taken, so the work for a priority is done in that
+priority's turn. Of a partition nothing is handed out that is not announced (kafka_partition.py): the buffer waits for
+that as a whole, for the moment that a commit takes; a gap in the offsets is crossed in front of it. One commit is under
+way at most; the next comes with the next tick, or at once where it is waited for. What is revoked leaves the buffer in
+the same step. So offsets of a partition only rise, unless its topic was deleted and made anew, or brokers lost its end:
+then it is begun anew, too.
+
+A process that was stopped for long may have lost its partitions without knowing. After such a gap nothing is handed out
+before a commit has proved whose they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from confluent_kafka import Message as KafkaRecord
+
+from zpush.errors import MalformedMessage
+from zpush.log import event
+from zpush.protocol.message import Priority
+from zpush.queue.base import Record
+from zpush.queue.kafka_dead import DeadLetters
+from zpush.queue.kafka_link import Link
+from zpush.queue.kafka_note import Note
+from zpush.queue.kafka_partition import Commit, Key, Partition, Tenure
+from zpush.queue.kafka_poller import Poller
+from zpush.queue.kafka_record import headers_in, message_of
+
+SUSPECT_S = 4.0  # no turn of the loop for so long, or for less where sessions are shorter: below
+IDENTS = 1 << 20  # partitions of a topic, at most: Record.partition is unique across the topics of a priority
+log = logging.getLogger("zpush.queue")
+
+
+class Reader:
+    """changed(): something may be ready, or the connection's state is another."""
+
+    def __init__(
+        self,
+        priority: Priority,
+        topic: str,
+        subscription: str,
+        dead_topic: str,
+        config: Mapping[str, Any],
+        ahead: int,
+        hand_over_s: float,
+        on_dead: Callable[[Priority, bool], None],
+        on_revoked: Callable[[Priority, int], None],
+        changed: Callable[[], None],
+    ) -> None:
+        """topic: this region's own; what else the subscription names are copies. hand_over_s: for what is under way.
+
+        config: what client_config gives, with group.id and group.protocol.
+        """
+        self.taken = 0  # of what has arrived: judged or dropped
+        self.taken_bytes = 0
+        self.failure: Exception | None = None
+        self._priority = priority
+        self._topic = topic
+        self._hand_over_s = hand_over_s
+        self._on_dead = on_dead
+        self._on_revoked = on_revoked
+        self._changed = changed
+        self._buffer: deque[KafkaRecord] = deque()
+        self._held: dict[Key, Partition] = {}
+        self._by_ident: dict[int, Partition] = {}
+        self._topics: dict[str, int] = {}  # numbered as they come
+        self._committing: list[tuple[Partition, Commit]] = []
+        self._finished_leaving = asyncio.Event()
+        self._alive_s = time.monotonic()
+        self._suspect_s = _suspect_s(config)
+        self._stopping = False
+        self._dead = DeadLetters(dead_topic, config)
+        self._poller = Poller(f"zpush-{priority.label}", subscription, config, ahead, self, changed)
+
+    @property
+    def link(self) -> Link:
+        return self._poller.link
+
+    @property
+    def partitions(self) -> Collection[Partition]:
+        """Those that are held."""
+        return self._held.values()
+
+    def start(self) -> None:
+        self._poller.start()
+
+    async def stop(self) -> None:
+        """Gives its partitions up as they are, and leaves the group."""
+        self._stopping = True
+        await self._poller.stop()
+        await self._dead.stop()
+
+    def tick(self) -> None:
+        """Twice a second."""
+        self._check_clock()
+        self._commit()
+        self._dead.flush()
+
+    # Records out
+
+    @property
+    def ready(self) -> bool:
+        """take() would get on, if only with records that cannot be read."""
+        if not self._buffer or self._stopping or self._dead.full:
+            return False
+        record = self._buffer[0]
+        return self._held[_key(record)].may_hand_out(record.offset() or 0)
+
+    def take(self, limit: int) -> list[Record]:
+        """In the order in which they came; of a partition that is the order of its offsets."""
+        self._check_clock()
+        if not self.ready:
+            return []
+        records: list[Record] = []
+        now_ms = time.time_ns() // 1_000_000
+        for _ in range(min(limit, len(self._buffer))):
+            raw = self._buffer[0]
+            partition, offset = self._held[_key(raw)], raw.offset() or 0
+            if partition.is_behind(offset):
+                partition = self._begin_anew(partition, offset)
+            if not partition.may_hand_out(offset) or self._dead.full:
+                break
+            self._buffer.popleft()
+            self.taken += 1
+            self.taken_bytes += len(raw)
+            record = self._judge(raw, partition, offset, now_ms)
+            if record is not None:
+                records.append(record)
+        self._dead.flush()
+        self._poller.more_room()
+        if any(partition.needs_announcement for partition in self._held.values()):
+            self._commit()
+        return records
+
+    def _judge(self, raw: KafkaRecord, partition: Partition, offset: int, now_ms: int) -> Record | None:
+        if not partition.wants(offset):
+            partition.pass_over(offset)
+            return None
+        redelivered = offset < partition.mark
+        headers = headers_in(raw)
+        try:
+            message = message_of(raw, headers, self._priority, now_ms)
+        except MalformedMessage as e:
+            partition.hand_out(offset, raw)
+            self._dead.bury(raw, headers or [], e.reason, partial(self._buried, partition, offset, raw, redelivered))
+            return None
+        copied = partition.key[0] != self._topic
+        record = Record(message, self._priority, partition.ident, offset, redelivered, copied)
+        partition.hand_out(offset, record)
+        return record
+
+    def _buried(self, partition: Partition, offset: int, raw: KafkaRecord, redelivered: bool) -> None:
+        self._on_dead(self._priority, redelivered)
+        self._finish(partition, offset, raw)
+
+    # Finishing
+
+    def finish(self, record: Record) -> None:
+        partition = self._by_ident.get(record.partition)
+        if partition is not None and isinstance(record.position, int):
+            self._finish(partition, record.position, record)
+
+    def _finish(self, partition: Partition, offset: int, record: object) -> None:
+        if partition.finish(offset, record) and partition.leaving and not partition.outstanding:
+            self._finished_leaving.set()
+
+    def _commit(self) -> None:
+        if self._committing:
+            return
+        self._cross_gap()
+        for partition in self._held.values():
+            if not partition.leaving and (commit := partition.commit()) is not None:
+                self._committing.append((partition, commit))
+        if self._committing:
+            self._poller.commit([commit for _, commit in self._committing])
+
+    def _cross_gap(self) -> None:
+        """In front of the buffer, where it is wider than what is announced."""
+        if not self._buffer:
+            return
+        partition, offset = self._held[_key(self._buffer[0])], self._buffer[0].offset() or 0
+        if not partition.may_hand_out(offset) and (gap := partition.reach(offset)):
+            self._poller.explain(partition.key, gap)
+
+    def answered(self, is_done: bool) -> None:
+        """To the commit: what it announced may be handed out, or it is tried again with the next tick."""
+        committing, self._committing = self._committing, []
+        if is_done:
+            for partition, commit in committing:
+                partition.committed(commit)
+            self._changed()
+
+    def _check_clock(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._alive_s > self._suspect_s:
+            for partition in self._held.values():
+                partition.suspend()
+            self._commit()
+        self._alive_s = now_s
+
+    # What the poller brings
+
+    def arrived(self, records: list[KafkaRecord]) -> None:
+        self._buffer += records
+        self._changed()
+
+    def assigned(self, tenures: Sequence[Tenure]) -> None:
+        for tenure in tenures:
+            topic, number = tenure.key
+            ident = self._topics.setdefault(topic, len(self._topics)) * IDENTS + number
+            self._held[tenure.key] = self._by_ident[ident] = Partition(tenure, ident)
+        self._report()
+        self._commit()
+
+    def _begin_anew(self, partition: Partition, offset: int) -> Partition:
+        topic, number = partition.key
+        event(log, "offsets went back", logging.WARNING, topic=topic, partition=number, offset=offset)
+        self._forget([partition])
+        self.assigned([Tenure(partition.key, offset, Note(offset), offset)])
+        return self._held[partition.key]
+
+    async def give_up(self, keys: Sequence[Key]) -> list[Commit]:
+        leaving = [self._held[key] for key in keys if key in self._held]
+        self._drop_buffered(keys)
+        for partition in leaving:
+            partition.leaving = True
+        if not self._stopping:
+            await self._settled(leaving)
+        commits = [partition.last_commit() for partition in leaving]
+        self._forget(leaving)
+        return commits
+
+    def lost(self, keys: Sequence[Key]) -> None:
+        self._drop_buffered(keys)
+        self._forget([self._held[key] for key in keys if key in self._held])
+
+    def failed(self, error: Exception) -> None:
+        self.failure = error
+        self._changed()
+
+    async def _settled(self, leaving: Sequence[Partition]) -> None:
+        """Until nothing of these is under way, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._hand_over_s):
+                while any(partition.outstanding for partition in leaving):
+                    self._finished_leaving.clear()
+                    await self._finished_leaving.wait()
+
+    def _drop_buffered(self, keys: Sequence[Key]) -> None:
+        kept = deque(record for record in self._buffer if _key(record) not in keys)
+        self.taken += len(self._buffer) - len(kept)
+        self.taken_bytes += sum(map(len, self._buffer)) - sum(map(len, kept))
+        self._buffer = kept
+
+    def _forget(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            del self._held[partition.key], self._by_ident[partition.ident]
+            if partition.outstanding:
+                self._on_revoked(self._priority, partition.ident)
+        self._report()
+
+    def _report(self) -> None:
+        event(log, "partitions held", priority=self._priority.label, held=len(self._held))
+
+
+def _suspect_s(config: Mapping[str, Any]) -> float:
+    """Half of a session that the user made short. By default, and where brokers set it (KIP-848), SUSPECT_S is less."""
+    session_ms = config.get("session.timeout.ms")
+    return SUSPECT_S if session_ms is None else min(SUSPECT_S, float(session_ms) / 2000)
+
+
+def _key(record: KafkaRecord) -> Key:
+    return record.topic() or "", record.partition() or 0
