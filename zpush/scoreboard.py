@@ -58,6 +58,7 @@ COUNTERS = (
     "go_aways_sent",
     "sends",
     "inbound_limited",  # connections closed because they sent too much
+    "fragments_limited",  # connections closed because a message came in too many frames
     "outbound_limited",  # messages not sent because the client had its share
     "acks_awaited",  # a sender waited for it
     "acks_unawaited",

@@ -146,12 +146,39 @@ async def test_unsent_bytes_have_an_age(harness: MakeHarness) -> None:
     h = harness()
     peer = await h.open("raw/slow", receive_bytes=4096)
     tokens = await fill(h)
-    h.engine.sweep(29)
-    assert h.engine.connections == 1
+    h.engine.sweep(30)
+    assert h.notes.closes == [], "the second in which it came had begun already"
     h.engine.sweep(1)
-    assert h.engine.connections == 0
+    assert h.notes.closes[0][4] == 4004
+    assert h.row.get("closes_4004") == 1
+    h.engine.sweep(6)
+    assert h.engine.connections == 0, "it does not read the close frame either"
     await h.until(lambda: h.notes.settled)
     assert h.notes.settled == dict.fromkeys(tokens, Outcome.DROPPED)
+    peer.close()
+
+
+async def test_who_reads_again_too_late_is_told_why_it_was_closed(harness: MakeHarness) -> None:
+    h = harness()
+    peer = await h.open("raw/slow", receive_bytes=4096)
+    await fill(h)
+    for _ in range(31):
+        h.engine.sweep(1)
+    assert h.engine.connections == 1
+    await peer.skip_to(encode_frame(8, b"\x0f\xa4slow consumer"))
+    peer.close()
+
+
+async def test_who_has_just_been_refused_by_the_kernel_has_its_time(harness: MakeHarness) -> None:
+    h = harness(unsent_age_s=1)
+    peer = await h.open("raw/slow", receive_bytes=4096)
+    h.engine.sweep(5)
+    await fill(h)
+    h.engine.sweep(0)
+    assert h.notes.closes == []
+    h.engine.sweep(1)
+    assert h.notes.closes == []
+    h.engine.sweep(1)
     assert h.notes.closes[0][4] == 4004
     peer.close()
 
@@ -169,10 +196,10 @@ async def test_who_reads_on_is_not_slow_though_it_never_has_it_all(harness: Make
         while not h.notes.settled.keys() >= set(old):
             await peer.take(2048)
         assert h.engine.connections == 1
+    assert h.notes.closes == []
     await fill(h)
-    h.engine.sweep(30)
-    h.engine.sweep(30)
-    assert h.engine.connections == 0
+    h.engine.sweep(31)
+    h.engine.sweep(31)
     assert h.notes.closes[0][4] == 4004
     peer.close()
 

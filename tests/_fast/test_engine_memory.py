@@ -67,3 +67,21 @@ async def test_holes_in_the_heap_are_given_back_by_the_next_sweep(harness: MakeH
     h.engine.sweep(1)
     gone_bytes = WAITING // 2 * len(PAYLOAD)
     assert filled_bytes - resident_bytes(os.getpid()) > 0.8 * gone_bytes
+
+
+async def test_a_buffer_that_never_empties_holds_no_more_than_what_waits(harness: MakeHarness) -> None:
+    """One message is always in front of another: what was sent leaves nothing behind."""
+    h = harness(unsent_bytes=1 << 30, unsent_budget_bytes=1 << 30)
+    h.limit_notsent()
+    peer = await h.open("raw/slow", receive_bytes=4096)
+    waiting: list[int] = []
+    for sent in range(20_000):
+        if sent == 2000:
+            blocks = h.row.get("allocated")
+        waiting += [token for _, token in h.engine.deliver_many([(b"slow", b"id", b"x" * 1000, 1)])[1]]
+        while len(waiting) > 100:
+            await peer.take(2048)
+            waiting = [token for token in waiting if token not in h.notes.settled]
+        assert sent < 2000 or waiting
+    assert h.row.get("allocated") == blocks, "neither bytes nor marks are allocated anew once there is room for a few"
+    peer.close()

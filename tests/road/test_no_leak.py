@@ -94,7 +94,7 @@ def test_fifty_thousand_connections_leave_nothing(server: Server, api: httpx.Cli
         came += herds.come_and_go(ALL - came - sum(PATIENT.values()))
         after = at_rest(api)
         assert came == ALL
-        assert after.total("zpush_accepted_connections_total") == ALL
+        assert after.total("zpush_accepted_connections_total") == after.total("zpush_handshakes_total") == ALL
         assert after.total("zpush_engine_allocations_total") > ALL
         memory = after.total("zpush_engine_memory_bytes") - before.total("zpush_engine_memory_bytes")
         assert memory < SLOT_MARGIN_BYTES

@@ -1,34 +1,35 @@
-"""How much each client address has: open connections, and connections begun in the present window.
+"""How much each client address has: open connections, and what is left of its rate of connections begun.
 
 Rules
 
 - An IPv6 address counts as its /64: that is what one customer is given, and he can use all of its 2^64 addresses.
-- A window begins with its first connection and ends window_s later; the next begins anew. What is refused does not
-  count, so whoever keeps knocking is let in when the window is over.
-- An address is known only while it has something open or its window is running; with no limit of `begun` set, only
+- The rate is a token bucket's. What is refused takes nothing from it, so whoever keeps knocking is let in as soon as
+  there is a token again.
+- An address is known only while it has something open or its bucket is not full; with no limit of `begun` set, only
   while something is open.
 - Memory is bounded: there are at most `most` entries, which is more than can be open. Past it an address is forgotten
-  that has nothing open, the one with the oldest window among some: an attacker with a million addresses makes
-  the limit forgetful, never the worker large. What is open is never forgotten.
+  that has nothing open, the one among some whose bucket is full the soonest: an attacker with a million addresses
+  makes the limit forgetful, never the worker large. What is open is never forgotten.
 - Where memory runs out the address is let in, uncounted: a limit is no reason to refuse everybody.
 
 Theory
 
 Open addressing with linear probing and SipHash under a random seed, as in table.pyx and for its reasons; an entry is
 32 bytes and stands in its cell. Removal shifts the run back. The hand goes round the cells: at each sweep it forgets
-what is over in the next SWEEP_CELLS of them, and where room is needed it looks for the oldest among LOOKED_AT.
+what is over in the next SWEEP_CELLS of them, and where room is needed it looks for the fullest among LOOKED_AT.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from zpush._fast.bucket cimport bucket_full, bucket_spend, rate_t
 from zpush._fast.networks cimport address_from_text, address_is_v4
 from zpush._fast.table cimport siphash
 
 cdef enum:
     FIRST_CELLS = 64
-    IDLE_ENTRIES = 65536         # addresses with nothing open whose windows are remembered, at most
+    IDLE_ENTRIES = 65536         # addresses with nothing open whose buckets are remembered, at most
     SWEEP_CELLS = 16384          # 512 KiB: some ten microseconds a second
     LOOKED_AT = 64
 
@@ -52,24 +53,28 @@ cdef void addresses_free(addresses_t *a) noexcept nogil:
     a.mask = a.used = a.hand = 0
 
 
+cdef void addresses_limit(addresses_t *a, address_limits limits) noexcept nogil:
+    cdef uint64_t i
+    if a.cells != NULL and (limits.begun.amount != a.limits.begun.amount
+                            or limits.begun.window_s != a.limits.begun.window_s):
+        for i in range(a.mask + 1):
+            a.cells[i].bucket = 0
+    a.limits = limits
+
+
 cdef address_result addresses_take(addresses_t *a, const uint8_t *address, uint32_t now_s) noexcept nogil:
     cdef address_t wanted
     cdef address_t *entry
     make_key(a, address, &wanted)
     entry = find(a, &wanted)
     if entry == NULL:
-        if not make_room(a, now_s):
+        if not make_room(a):
             return ADDRESS_NO_MEMORY
-        entry = add(a, &wanted, now_s)
+        entry = add(a, &wanted)
     if a.limits.open and entry.open >= a.limits.open:
         return ADDRESS_TOO_MANY_OPEN
-    if a.limits.begun:
-        if now_s - entry.since_s >= a.limits.window_s:
-            entry.since_s = now_s
-            entry.begun = 0
-        if entry.begun >= a.limits.begun:
-            return ADDRESS_TOO_MANY_BEGUN
-        entry.begun += 1
+    if not bucket_spend(&entry.bucket, a.limits.begun, now_s, 1):
+        return ADDRESS_TOO_MANY_BEGUN
     entry.open += 1
     return ADDRESS_TAKEN
 
@@ -112,7 +117,7 @@ cdef void make_key(const addresses_t *a, const uint8_t *address, address_t *want
 
 
 cdef bint is_over(const addresses_t *a, const address_t *entry, uint32_t now_s) noexcept nogil:
-    return entry.open == 0 and (a.limits.begun == 0 or now_s - entry.since_s >= a.limits.window_s)
+    return entry.open == 0 and bucket_full(entry.bucket, a.limits.begun, now_s)
 
 
 cdef address_t *find(const addresses_t *a, const address_t *wanted) noexcept nogil:
@@ -127,21 +132,20 @@ cdef address_t *find(const addresses_t *a, const address_t *wanted) noexcept nog
     return NULL
 
 
-cdef address_t *add(addresses_t *a, address_t *wanted, uint32_t now_s) noexcept nogil:
+cdef address_t *add(addresses_t *a, const address_t *wanted) noexcept nogil:
     """There is an empty cell: the load is below 1."""
     cdef uint64_t i = wanted.hash & a.mask
     while a.cells[i].hash:
         i = (i + 1) & a.mask
-    wanted.since_s = now_s
     a.cells[i] = wanted[0]
     a.used += 1
     return &a.cells[i]
 
 
-cdef bint make_room(addresses_t *a, uint32_t now_s) noexcept nogil:
+cdef bint make_room(addresses_t *a) noexcept nogil:
     """For one entry more. False: memory ran out, and nothing changed."""
     if a.used >= a.most:
-        forget_oldest(a, now_s)
+        forget_fullest(a)
     if a.cells == NULL or (a.used + 1) * 4 > (a.mask + 1) * 3:
         return grow(a)
     return True
@@ -169,18 +173,18 @@ cdef bint grow(addresses_t *a) noexcept nogil:
     return True
 
 
-cdef void forget_oldest(addresses_t *a, uint32_t now_s) noexcept nogil:
-    """The oldest with nothing open of the next LOOKED_AT cells; else the first one behind them."""
+cdef void forget_fullest(addresses_t *a) noexcept nogil:
+    """Of the next LOOKED_AT cells the one with nothing open and the most in its bucket; else the first one behind them."""
     cdef uint64_t looked_at = 0
-    cdef int64_t oldest = -1
-    while looked_at <= a.mask and (looked_at < LOOKED_AT or oldest < 0):
+    cdef int64_t fullest = -1
+    while looked_at <= a.mask and (looked_at < LOOKED_AT or fullest < 0):
         if a.cells[a.hand].hash and a.cells[a.hand].open == 0:
-            if oldest < 0 or now_s - a.cells[a.hand].since_s > now_s - a.cells[oldest].since_s:
-                oldest = a.hand
+            if fullest < 0 or a.cells[a.hand].bucket < a.cells[fullest].bucket:
+                fullest = a.hand
         a.hand = (a.hand + 1) & a.mask
         looked_at += 1
-    if oldest >= 0:
-        remove(a, oldest)
+    if fullest >= 0:
+        remove(a, fullest)
 
 
 cdef void remove(addresses_t *a, uint64_t hole) noexcept nogil:
@@ -231,7 +235,7 @@ cdef class Addresses:
         return addresses_bytes(&self.addresses)
 
     def set_limits(self, uint32_t open, uint32_t begun, uint32_t window_s):
-        self.addresses.limits = address_limits(open=open, begun=begun, window_s=window_s)
+        addresses_limit(&self.addresses, address_limits(open=open, begun=rate_t(amount=begun, window_s=window_s)))
 
     cdef int parse(self, str text, uint8_t *address) except -1:
         cdef bytes data = text.encode()

@@ -1,6 +1,7 @@
 """The life of a connection, from the slab to the slab.
 
 Rules. HEAD → ASKED → OPEN → CLOSING → gone, or HEAD → ASKED → LINGER → gone for an HTTP answer. Whoever
+leaves HEAD or ASKED counts one result of its handshake: `decide` does, or its end does, as aborted. Whoever
 leaves OPEN leaves the table in the same step, so nothing is delivered to a closing connection. Sockets
 that fail in the middle of a call are only marked DOOMED; they end in flush_queued, where no caller holds
 a pointer to them. Python is called last, when the C state is consistent, and may call back in.
@@ -12,9 +13,10 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from zpush._fast.addresses cimport addresses_release
+from zpush._fast.addresses cimport address_limits, addresses_limit, addresses_release
+from zpush._fast.bucket cimport rate_t
 from zpush._fast.core cimport (
-    ASKED, BLOCKED, BOUND, CLOSING, COUNTED, DISCARD, DOOMED, FINISH, OPEN, PROTOCOL_SSE, QUEUED, UNKNOWN,
+    ASKED, BLOCKED, BOUND, CLOSING, COUNTED, DISCARD, DOOMED, FINISH, HEAD, LINGER, OPEN, PROTOCOL_SSE, QUEUED, UNKNOWN,
     conn_t, core_count, core_free, core_handle, core_init, core_release, core_uncount,
 )
 from zpush._fast.frames cimport OP_CLOSE, frame_header
@@ -72,10 +74,8 @@ cdef class Connections:
         self.core.limits.keepalive_s = _whole_s(limits.keepalive_s)
         self.core.limits.pong_s = _whole_s(limits.pong_timeout_s)
         self.core.limits.grace_s = _whole_s(limits.go_away_grace_s)
-        self.core.limits.inbound.messages = limits.inbound_messages
-        self.core.limits.inbound.window_s = _whole_s(limits.inbound_window_s)
-        self.core.limits.outbound.messages = limits.outbound_messages
-        self.core.limits.outbound.window_s = _whole_s(limits.outbound_window_s)
+        self.set_rates(rate_t(amount=limits.inbound_messages, window_s=_whole_s(limits.inbound_window_s)),
+                       rate_t(amount=limits.outbound_messages, window_s=_whole_s(limits.outbound_window_s)))
         self.core.limits.unsent_age_s = _whole_s(limits.unsent_age_s)
         self.core.limits.unsent_bytes = limits.unsent_bytes
         self.core.limits.unsent_budget_bytes = limits.unsent_budget_bytes
@@ -84,11 +84,24 @@ cdef class Connections:
         self.core.limits.frames.fragments = limits.inbound_fragments
         networks_set(&self.core.trusted, limits.trusted_proxies)
         self.core.limits.proxy_protocol = limits.proxy_protocol
-        self.core.addresses.limits.open = limits.per_address
-        self.core.addresses.limits.begun = limits.handshakes_per_address
-        self.core.addresses.limits.window_s = _whole_s(limits.address_window_s)
+        addresses_limit(&self.core.addresses, address_limits(open=limits.per_address, begun=rate_t(
+            amount=limits.handshakes_per_address, window_s=_whole_s(limits.address_window_s))))
         self.core.limits.vets_peers = limits.proxy_protocol or limits.per_address or limits.handshakes_per_address
         return 0
+
+    cdef void set_rates(self, rate_t inbound, rate_t outbound) noexcept:
+        """A bucket says nothing under another rate: then it is filled."""
+        cdef uint32_t slot
+        cdef bint fills_inbound = _differ(inbound, self.core.limits.inbound)
+        cdef bint fills_outbound = _differ(outbound, self.core.limits.outbound)
+        self.core.limits.inbound = inbound
+        self.core.limits.outbound = outbound
+        if fills_inbound or fills_outbound:
+            for slot in range(self.core.high):
+                if fills_inbound:
+                    self.core.conns[slot].inbound_bucket = 0
+                if fills_outbound:
+                    self.core.conns[slot].outbound_bucket = 0
 
     cdef int schedule(self) except -1:
         """One call of run() in the loop's next turn."""
@@ -152,6 +165,12 @@ cdef class Connections:
             self.on_close(*farewell)
         return 0
 
+    cdef int give_up(self, uint32_t slot) except -1:
+        """A slow consumer, policy "close". Before its 101 there is nobody to send a close frame to."""
+        if self.core.conns[slot].state == OPEN:
+            return self.start_closing(slot, CLOSE_SLOW, b"slow consumer", 13, False)
+        return self.end(slot, CLOSE_SLOW)
+
     cdef int _put_last_event(self, uint32_t slot, uint16_t code) except -1:
         # The id comes back as Last-Event-ID where the EventSource reconnects by itself: the next server, whichever
         # it is, learns why the last one ended (protocol/close.py).
@@ -210,7 +229,14 @@ cdef class Connections:
             self.on_close(*farewell)
         return 0
 
+    cdef void decide(self, uint32_t slot, uint32_t result) noexcept:
+        """The handshake is over without a connection. result: its column."""
+        core_count(&self.core, result, 1)
+        self.core.conns[slot].state = LINGER
+
     cdef void _free(self, uint32_t slot) noexcept:
+        if self.core.conns[slot].state == HEAD or self.core.conns[slot].state == ASKED:
+            self.decide(slot, self.core.columns.handshakes_aborted)
         out_drop(&self.core, slot)
         free_inbound(&self.core, slot)
         wheel_disarm(&self.core.liveness, slot)
@@ -290,6 +316,10 @@ cdef class Connections:
     cdef int settle(self, list settled) except -1:
         self.on_settled(settled)
         return 0
+
+
+cdef bint _differ(rate_t a, rate_t b) noexcept:
+    return a.amount != b.amount or a.window_s != b.window_s
 
 
 cdef uint32_t _whole_s(object seconds) except? 0:

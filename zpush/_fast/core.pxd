@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from zpush._fast.addresses cimport addresses_t
+from zpush._fast.bucket cimport rate_t
 from zpush._fast.frames cimport frame_limits
 from zpush._fast.networks cimport networks_t
 from zpush._fast.table cimport table_t
@@ -50,7 +51,7 @@ cdef struct out_t:               # one malloc: header and bytes
     uint32_t marks_end
     uint32_t marks_room
     int64_t watched              # the place, counted as conn_t.taken is, up to which all was here at since_s
-    uint32_t since_s             # core.now_s then: what is unsent in front of `watched` is at least that old
+    uint32_t since_s             # what is unsent in front of `watched` came before this second
     uint8_t data[1]
 
 cdef struct conn_t:
@@ -64,8 +65,8 @@ cdef struct conn_t:
     uint32_t age_more_s          # what is left of an age longer than the wheel
     uint16_t flags
     uint16_t code                # close code it ends with
-    uint64_t inbound_bucket      # see core_spend
-    uint64_t outbound_bucket
+    uint64_t inbound_bucket      # of limits.inbound
+    uint64_t outbound_bucket     # of limits.outbound
     uint8_t state
     uint8_t protocol
     uint16_t peer_port           # host order
@@ -83,14 +84,11 @@ cdef struct settled_t:
 cdef struct columns_t:           # column numbers of this process's scoreboard row
     uint32_t accepted, received_bytes, sent_bytes, frames_received, messages_received, pings_sent
     uint32_t go_aways_sent, sends, allocated, freed, unsent_bytes, memory_bytes
-    uint32_t connections_websocket, connections_sse, connections_unknown, handshakes_timeout, handshakes_too_large
-    uint32_t handshakes_proxy, handshakes_address_limited
-    uint32_t inbound_limited, outbound_limited
+    uint32_t connections_websocket, connections_sse, connections_unknown
+    uint32_t handshakes_ok, handshakes_aborted, handshakes_timeout, handshakes_too_large, handshakes_full
+    uint32_t handshakes_replaced, handshakes_draining, handshakes_unavailable, handshakes_proxy, handshakes_address_limited
+    uint32_t inbound_limited, outbound_limited, fragments_limited
     uint32_t closes_other
-
-cdef struct rate_t:
-    uint16_t messages            # a window; 0 = no limit
-    uint16_t window_s
 
 cdef struct limits_t:
     rate_t inbound
@@ -146,7 +144,6 @@ cdef uint64_t core_handle(const core_t *c, uint32_t slot) noexcept
 cdef uint32_t core_random(core_t *c, uint32_t below) noexcept            # 0 <= n < below
 cdef void core_count(core_t *c, uint32_t column, uint64_t amount) noexcept
 cdef void core_uncount(core_t *c, uint32_t column) noexcept
-cdef uint32_t core_spend(const core_t *c, uint64_t *bucket, rate_t rate, uint32_t wanted) noexcept    # how many may pass
 cdef bint slots_add(slots_t *s, uint32_t slot) noexcept  # False: out of memory
 cdef void *core_alloc(core_t *c, size_t size) noexcept   # counted malloc and free: allocated == freed at the end
 cdef void core_dealloc(core_t *c, void *memory) noexcept

@@ -112,21 +112,6 @@ cdef void core_uncount(core_t *c, uint32_t column) noexcept:
     c.cells[column] -= 1
 
 
-cdef uint32_t core_spend(const core_t *c, uint64_t *bucket, rate_t rate, uint32_t wanted) noexcept:
-    # A token bucket as one number, as in GCRA (ATM Forum TM 4.0, §4.4.2): when it will be full again, in seconds times
-    # messages. A message takes window_s of that, a second gives back `messages`. What a reload has left there of
-    # another rate is worth an empty bucket at most.
-    cdef uint64_t now = <uint64_t>c.now_s * rate.messages
-    cdef uint64_t room = <uint64_t>rate.window_s * rate.messages
-    cdef uint64_t spent = min(bucket[0] - now, room) if bucket[0] > now else 0
-    cdef uint32_t passed
-    if rate.messages == 0:
-        return wanted
-    passed = <uint32_t>min(<uint64_t>wanted, (room - spent) // rate.window_s)
-    bucket[0] = now + spent + <uint64_t>passed * rate.window_s
-    return passed
-
-
 cdef bint slots_add(slots_t *s, uint32_t slot) noexcept:
     cdef uint32_t room
     cdef uint32_t *grown

@@ -13,21 +13,20 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
 from zpush._fast.addresses cimport addresses_bytes, addresses_sweep
-from zpush._fast.connections cimport CLOSE_ABNORMAL, CLOSE_SLOW
+from zpush._fast.connections cimport CLOSE_ABNORMAL, CLOSE_SHUTDOWN
 from zpush._fast.core cimport (
     ASKED, AWAITS_PONG, DOOMED, DRAINED, EXPIRES, FREE, GOING, HEAD, OPEN, PROTOCOL_RAW, PROTOCOL_SSE, PROTOCOL_V1,
     UNKNOWN, conn_t, core_count, core_random,
 )
 from zpush._fast.frames cimport OP_PING, OP_TEXT
 from zpush._fast.inbound cimport READ_BYTES
-from zpush._fast.outbound cimport out_append, out_mark_here, out_queue
+from zpush._fast.outbound cimport out_append, out_queue, out_watch
 from zpush._fast.sys cimport trim_heap
 from zpush._fast.wheel cimport WHEEL_MAX_S, wheel_arm, wheel_left, wheel_sweep
 
 cdef enum:
     NO_AGE_S = 0xffffffff
     CLOSE_GO_AWAY = 1000
-    CLOSE_SHUTDOWN = 1001
     CLOSE_NOT_AUTHENTICATED = 4001
     CLOSE_EXPIRED = 4006
 
@@ -92,10 +91,9 @@ cdef class Deadlines(Inbound):
     cdef int on_silent(self, uint32_t slot) except -1:
         cdef conn_t *conn = &self.core.conns[slot]
         if conn.state == HEAD:
-            core_count(&self.core, self.core.columns.handshakes_timeout, 1)
+            self.decide(slot, self.core.columns.handshakes_timeout)
             return self.end(slot, CLOSE_ABNORMAL)
         if conn.state == ASKED:
-            core_count(&self.core, self.core.columns.handshakes_timeout, 1)
             return self.drop_asked(slot)
         if conn.state != OPEN:
             return self.end(slot, conn.code or CLOSE_ABNORMAL)
@@ -113,7 +111,7 @@ cdef class Deadlines(Inbound):
     cdef int drop_asked(self, uint32_t slot) except -1:
         """Python has not answered within the handshake's time: authentication hangs."""
         cdef object farewell = self.unbind(slot, CLOSE_ABNORMAL)
-        self.refuse(slot, ASKED_TOO_LONG)
+        self.refuse(slot, ASKED_TOO_LONG, self.core.columns.handshakes_timeout)
         if farewell is not None:
             self.on_close(*farewell)
         return 0
@@ -191,11 +189,12 @@ cdef class Deadlines(Inbound):
                 continue  # on_close closed others too
             slot = self.core.blocked.slots[i]
             conn = &self.core.conns[slot]
+            if conn.state != OPEN:
+                continue  # on its way out, which has a deadline of its own
             if conn.taken >= conn.out.watched:
-                conn.out.watched = out_mark_here(conn)
-                conn.out.since_s = self.core.now_s
-            elif self.core.now_s - conn.out.since_s >= self.core.limits.unsent_age_s:
-                self.end(slot, CLOSE_SLOW)
+                out_watch(&self.core, conn)
+            elif conn.out.since_s + self.core.limits.unsent_age_s <= self.core.now_s:
+                self.give_up(slot)
         return 0
 
     cdef void give_back(self, uint64_t held_bytes) noexcept:

@@ -35,7 +35,6 @@ cdef class Deliveries(Deadlines):
     cdef Pass current
 
     cdef uint8_t place(self, bytes client_id, bytes message_id, bytes payload, uint8_t kind, placed_t *placed) except? 255
-    cdef int give_up(self, uint32_t slot) except -1
     cdef uint8_t _outcome(self, placed_t *placed) except? 255
     cdef bint put_message(self, uint32_t slot, bytes message_id, bytes payload, uint8_t kind) except? False
     cdef bint step_broadcasts(self) except? False

@@ -14,10 +14,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from zpush._fast.connections cimport CLOSE_SLOW
+from zpush._fast.bucket cimport bucket_spend
 from zpush._fast.core cimport (
     ASKED, BLOCKED, DOOMED, LINGER, NO_SLOT, OPEN, PROTOCOL_RAW, PROTOCOL_SSE, PROTOCOL_V1, UNKNOWN,
-    conn_t, core_count, core_handle, core_slot, core_spend,
+    conn_t, core_count, core_handle, core_slot,
 )
 from zpush._fast.frames cimport OP_BINARY, OP_TEXT, frame_header
 from zpush._fast.outbound cimport (
@@ -91,7 +91,7 @@ cdef class Deliveries(Deadlines):
         slot = <uint32_t>found
         if self.core.conns[slot].flags & DOOMED:
             return OUTCOME_NOT_HERE
-        if not core_spend(&self.core, &self.core.conns[slot].outbound_bucket, self.core.limits.outbound, 1):
+        if not bucket_spend(&self.core.conns[slot].outbound_bucket, self.core.limits.outbound, self.core.now_s, 1):
             core_count(&self.core, self.core.columns.outbound_limited, 1)
             return OUTCOME_RATE_LIMITED
         admitted = out_admit(&self.core, slot, PyBytes_GET_SIZE(payload) + FRAMING_BYTES)
@@ -105,12 +105,6 @@ cdef class Deliveries(Deadlines):
         placed.handle = core_handle(&self.core, slot)
         placed.end = out_mark_here(&self.core.conns[slot])
         return OUTCOME_PENDING
-
-    cdef int give_up(self, uint32_t slot) except -1:
-        """A slow consumer, policy "close". Before its 101 there is nobody to send a close frame to."""
-        if self.core.conns[slot].state == OPEN:
-            return self.start_closing(slot, CLOSE_SLOW, b"slow consumer", 13, False)
-        return self.end(slot, CLOSE_SLOW)
 
     cdef uint8_t _outcome(self, placed_t *placed) except? 255:
         """After the flush: taken by the kernel, gone with its connection, or waiting under the next token."""
@@ -176,7 +170,7 @@ cdef class Deliveries(Deadlines):
             self.current.cursor += 1
             if self.core.conns[slot].state == OPEN and not self.core.conns[slot].flags & (DOOMED | UNKNOWN):
                 budget -= 1
-                if self.core.limits.outbound.messages:
+                if self.core.limits.outbound.amount:
                     self.broadcast_within_rate(slot)
                 else:
                     self.broadcast_to(slot)
@@ -205,8 +199,8 @@ cdef class Deliveries(Deadlines):
     cdef int broadcast_within_rate(self, uint32_t slot) except -1:
         """As many of the pass's broadcasts as the client's rate lets pass; the others end here."""
         cdef uint32_t count = len(self.current.broadcasts)
-        cdef uint32_t passed = core_spend(
-            &self.core, &self.core.conns[slot].outbound_bucket, self.core.limits.outbound, count)
+        cdef uint32_t passed = bucket_spend(
+            &self.core.conns[slot].outbound_bucket, self.core.limits.outbound, self.core.now_s, count)
         if passed == count:
             return self.broadcast_to(slot)
         core_count(&self.core, self.core.columns.outbound_limited, count - passed)

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from zpush._fast.addresses cimport addresses_release
-from zpush._fast.connections cimport CLOSE_ABNORMAL
+from zpush._fast.connections cimport CLOSE_ABNORMAL, CLOSE_REPLACED, CLOSE_SHUTDOWN
 from zpush._fast.core cimport (
     ASKED, AWAITS_PONG, BOUND, COUNTED, DIRTY, DOOMED, DRAINED, EXPIRES, FREE, GOING, NO_SLOT, OPEN, PROTOCOL_RAW,
     PROTOCOL_SSE, PROTOCOL_V1, UNKNOWN, conn_t, core_count, core_handle, core_random, core_slot, core_uncount,
@@ -151,7 +151,7 @@ cdef class Engine(Deliveries):
         conn.state = OPEN
         self.arm_keepalive(slot)
         self.arm_age(slot, age_s)
-        core_count(&self.core, self.columns["handshakes_ok"], 1)
+        core_count(&self.core, self.core.columns.handshakes_ok, 1)
         core_count(&self.core, self.gauge(conn), 1)
         if conn.protocol == PROTOCOL_SSE:
             self._limit_silence(conn.fd)
@@ -184,11 +184,12 @@ cdef class Engine(Deliveries):
     def respond(self, uint64_t handle, bytes response not None, str result not None):
         cdef uint32_t slot = core_slot(&self.core, handle)
         cdef object farewell
+        cdef uint32_t column
         if slot == NO_SLOT or self.core.conns[slot].state != ASKED:
             return False
-        core_count(&self.core, self.columns["handshakes_" + result], 1)
+        column = self.columns["handshakes_" + result]
         farewell = self.unbind(slot, CLOSE_ABNORMAL)
-        self.refuse(slot, PyBytes_AS_STRING(response))
+        self.refuse(slot, PyBytes_AS_STRING(response), column)
         if farewell is not None:
             self.on_close(*farewell)
         return True
@@ -221,6 +222,10 @@ cdef class Engine(Deliveries):
             self.start_closing(slot, code, <const uint8_t *>PyBytes_AS_STRING(reason), PyBytes_GET_SIZE(reason), False)
             return True
         if conn.state == ASKED:
+            if code == CLOSE_REPLACED:
+                self.decide(slot, self.core.columns.handshakes_replaced)
+            elif code == CLOSE_SHUTDOWN:
+                self.decide(slot, self.core.columns.handshakes_draining)
             self.end(slot, code)
             return True
         return False

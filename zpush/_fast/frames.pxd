@@ -25,6 +25,7 @@ cdef struct frame_event:
     const uint8_t *payload       # borrowed: valid until the next call with the same reader or input
     size_t payload_bytes
     const char *reason           # static
+    bint fragmented              # the error is the number of the message's frames
 
 cdef struct frame_limits:
     uint64_t message_bytes       # of one message, all its fragments together

@@ -81,6 +81,7 @@ cdef void fail(frame_event *out, uint16_t code, const char *reason) noexcept nog
     out.kind = EVENT_ERROR
     out.code = code
     out.reason = reason
+    out.fragmented = False
 
 
 cdef size_t read_header(frame_reader *r, const uint8_t *data, size_t size, const frame_limits *limits,
@@ -180,6 +181,7 @@ cdef bint begin_data(frame_reader *r, uint64_t length, const frame_limits *limit
         r.utf8_state = UTF8_ACCEPT
     if r.fragments >= limits.fragments:
         fail(out, TOO_BIG, b"message of too many fragments")
+        out.fragmented = True
         return False
     r.fragments += 1
     # Compared so that it cannot overflow; have may be past a limit that was lowered meanwhile.

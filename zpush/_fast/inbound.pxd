@@ -33,7 +33,7 @@ cdef class Inbound(Connections):
     cdef int read_head(self, uint32_t slot, const uint8_t *data, size_t size) except -1
     cdef int ask(self, uint32_t slot, const uint8_t *head, size_t head_bytes, const uint8_t *rest, size_t rest_bytes) except -1
     cdef int keep(self, uint32_t slot, const uint8_t *data, size_t size) except -1
-    cdef int refuse(self, uint32_t slot, const char *response) except -1
+    cdef int refuse(self, uint32_t slot, const char *response, uint32_t result) except -1
     cdef int read_frames(self, uint32_t slot, uint8_t *data, size_t size) except -1
     cdef int on_frame(self, uint32_t slot, const frame_event *event) except -1
     cdef int answer(self, uint32_t slot, uint8_t opcode, const frame_event *event) except -1

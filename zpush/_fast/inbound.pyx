@@ -15,11 +15,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy, memset, strlen
 
 from zpush._fast.addresses cimport ADDRESS_NO_MEMORY, ADDRESS_TAKEN, address_result, addresses_take
+from zpush._fast.bucket cimport bucket_spend
 from zpush._fast.connections cimport CLOSE_ABNORMAL, CLOSE_TOO_MANY, CLOSE_WAIT_S, LINGER_S, Connections
 from zpush._fast.core cimport (
     ASKED, AWAITS_PONG, AWAITS_PROXY, BLOCKED, CLOSING, COUNTED, DISCARD, DOOMED, FINISH, HEAD, LINGER, NO_SLOT, OPEN,
     PAUSED, PROTOCOL_SSE, PROTOCOL_V1, UNKNOWN, conn_t, core_alloc, core_count, core_dealloc, core_handle, core_random,
-    core_release, core_slot, core_spend, core_t, core_take, core_watch,
+    core_release, core_slot, core_t, core_take, core_watch,
 )
 from zpush._fast.frames cimport (
     EVENT_CLOSE, EVENT_ERROR, EVENT_MESSAGE, EVENT_NEED_MORE, EVENT_NO_MEMORY, EVENT_PING, EVENT_PONG, OP_PONG,
@@ -143,6 +144,7 @@ cdef class Inbound(Connections):
         cdef epoll_event event
         core_count(&self.core, self.core.columns.accepted, 1)
         if slot == NO_SLOT:
+            core_count(&self.core, self.core.columns.handshakes_full, 1)
             close(fd)
             return 0
         conn = &self.core.conns[slot]
@@ -151,9 +153,8 @@ cdef class Inbound(Connections):
         event.events = EPOLLIN | EPOLLRDHUP
         event.data.u64 = core_handle(&self.core, slot)
         if epoll_ctl(self.core.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-            close(fd)
-            core_release(&self.core, slot)
-            return 0
+            self.decide(slot, self.core.columns.handshakes_unavailable)
+            return self.end(slot, CLOSE_ABNORMAL)
         self.arm_liveness(slot, self.core.limits.handshake_s)
         if self.core.limits.vets_peers:
             self.vet(slot)
@@ -169,7 +170,7 @@ cdef class Inbound(Connections):
             return 0
         if size <= 0:
             if conn.flags & AWAITS_PROXY and conn.inbound != NULL:
-                core_count(&self.core, self.core.columns.handshakes_proxy, 1)  # half a PROXY header
+                self.decide(slot, self.core.columns.handshakes_proxy)  # half a PROXY header
             return self.end(slot, conn.code or CLOSE_ABNORMAL)
         core_count(&self.core, self.core.columns.received_bytes, size)
         if conn.flags & DISCARD or conn.state == LINGER:
@@ -199,18 +200,17 @@ cdef class Inbound(Connections):
         """Counts the peer; 429 where it has its share already."""
         cdef conn_t *conn = &self.core.conns[slot]
         cdef address_result result
-        cdef uint32_t window_s = self.core.addresses.limits.window_s
+        cdef uint32_t window_s = self.core.addresses.limits.begun.window_s
         cdef char answer[128]
-        if not (self.core.addresses.limits.open or self.core.addresses.limits.begun):
+        if not (self.core.addresses.limits.open or self.core.addresses.limits.begun.amount):
             return 0
         result = addresses_take(&self.core.addresses, conn.peer, self.core.now_s)
         if result == ADDRESS_TAKEN:
             conn.flags |= COUNTED
         elif result != ADDRESS_NO_MEMORY:
-            core_count(&self.core, self.core.columns.handshakes_address_limited, 1)
             # Whoever was refused together should not come back together.
             snprintf(answer, sizeof(answer), TOO_MANY, window_s + core_random(&self.core, window_s + 1))
-            self.refuse(slot, answer)
+            self.refuse(slot, answer, self.core.columns.handshakes_address_limited)
         return 0
 
     cdef int read_proxy(self, uint32_t slot, const uint8_t *data, size_t size) except -1:
@@ -231,7 +231,7 @@ cdef class Inbound(Connections):
         if result == PROXY_NEED_MORE:
             return self.keep(slot, data, size) if held == NULL else 0
         if result == PROXY_MALFORMED:
-            core_count(&self.core, self.core.columns.handshakes_proxy, 1)
+            self.decide(slot, self.core.columns.handshakes_proxy)
             return self.end(slot, CLOSE_ABNORMAL)
         rest = PyBytes_FromStringAndSize(<char *>data + header.size, size - header.size)
         free_inbound(&self.core, slot)
@@ -263,8 +263,7 @@ cdef class Inbound(Connections):
         if (end if end >= 0 else <ssize_t>size) > <ssize_t>self.core.limits.head_bytes or (
             _lines(data, end if end >= 0 else <ssize_t>size) > self.core.limits.head_fields + 2
         ):
-            core_count(&self.core, self.core.columns.handshakes_too_large, 1)
-            return self.refuse(slot, TOO_LARGE)
+            return self.refuse(slot, TOO_LARGE, self.core.columns.handshakes_too_large)
         if end >= 0:
             return self.ask(slot, data, end, data + end, size - end)
         if held == NULL:
@@ -297,6 +296,7 @@ cdef class Inbound(Connections):
             room = have + size + have // 2
             grown = <bytes_t *>core_alloc(&self.core, sizeof(bytes_t) + room)
             if grown == NULL:
+                self.decide(slot, self.core.columns.handshakes_unavailable)
                 return self.end(slot, CLOSE_ABNORMAL)
             if held != NULL:
                 memcpy(grown.data, held.data, have)
@@ -307,7 +307,7 @@ cdef class Inbound(Connections):
         memcpy(held.data + have, data, size)
         held.size = have + size
         if conn.state == HEAD and self.core.unsent + self.core.partial > self.core.limits.unsent_budget_bytes:
-            return self.refuse(slot, OUT_OF_BUFFERS)
+            return self.refuse(slot, OUT_OF_BUFFERS, self.core.columns.handshakes_unavailable)
         if conn.state == ASKED and held.size >= LEFTOVER_BYTES and not conn.flags & PAUSED:
             conn.flags |= PAUSED
             core_watch(&self.core, slot)
@@ -331,12 +331,12 @@ cdef class Inbound(Connections):
             core_dealloc(&self.core, held)
         return 0
 
-    cdef int refuse(self, uint32_t slot, const char *response) except -1:
-        """An HTTP answer, FIN, and a moment for the client to read it."""
+    cdef int refuse(self, uint32_t slot, const char *response, uint32_t result) except -1:
+        """An HTTP answer, FIN, and a moment for the client to read it. result: the column that counts it."""
         cdef conn_t *conn = &self.core.conns[slot]
         free_inbound(&self.core, slot)
         out_drop(&self.core, slot)  # what was delivered in the hope of a 101
-        conn.state = LINGER
+        self.decide(slot, result)
         conn.flags = (conn.flags | FINISH | DISCARD) & ~PAUSED
         if not out_append(&self.core, slot, <const uint8_t *>response, strlen(response)):
             conn.flags |= DOOMED
@@ -420,10 +420,13 @@ cdef class Inbound(Connections):
                 out_queue(&self.core, slot)
             return 0  # after our close frame only the client's own matters (RFC 6455 §5.5.1)
         if event.kind == EVENT_ERROR:
+            core_count(&self.core, self.core.columns.fragments_limited, event.fragmented)
             return self.start_closing(slot, event.code, <const uint8_t *>event.reason, strlen(event.reason), True)
         conn.flags &= ~AWAITS_PONG
         self.arm_keepalive(slot)
-        if event.kind != EVENT_PONG and not core_spend(&self.core, &conn.inbound_bucket, self.core.limits.inbound, 1):
+        if event.kind != EVENT_PONG and not bucket_spend(
+            &conn.inbound_bucket, self.core.limits.inbound, self.core.now_s, 1
+        ):
             core_count(&self.core, self.core.columns.inbound_limited, 1)
             return self.start_closing(slot, CLOSE_TOO_MANY, b"too many messages", 17, True)
         if event.kind == EVENT_PING:

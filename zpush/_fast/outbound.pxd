@@ -23,6 +23,7 @@ cdef void out_commit(core_t *c, uint32_t slot, size_t size) noexcept
 cdef bint out_append(core_t *c, uint32_t slot, const uint8_t *data, size_t size) noexcept      # False: out of memory
 cdef bint out_prepend(core_t *c, uint32_t slot, const uint8_t *data, size_t size) noexcept
 cdef int64_t out_mark_here(const conn_t *conn) noexcept  # the buffer's end, counted as marks are
+cdef void out_watch(const core_t *c, conn_t *conn) noexcept      # the age of its bytes is measured from here
 cdef bint out_mark(core_t *c, uint32_t slot, int64_t end, uint64_t token) noexcept
 cdef admission out_admit(core_t *c, uint32_t slot, size_t size) noexcept
 # Sends without copying; what the kernel refuses is appended. Only where the buffer is empty.

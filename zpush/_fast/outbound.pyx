@@ -85,21 +85,32 @@ cdef int64_t out_mark_here(const conn_t *conn) noexcept:
     return conn.taken + <int64_t>(conn.out.end - conn.out.begin)
 
 
+cdef void out_watch(const core_t *c, conn_t *conn) noexcept:
+    conn.out.watched = out_mark_here(conn)
+    conn.out.since_s = c.now_s + 1  # the present second is under way: nothing is found older than it is
+
+
 cdef bint out_mark(core_t *c, uint32_t slot, int64_t end, uint64_t token) noexcept:
     cdef out_t *out = c.conns[slot].out
     cdef mark_t *grown
     cdef uint32_t room
-    if out.marks_end == out.marks_room:
+    cdef uint32_t pending = out.marks_end - out.marks_begin
+    if out.marks_end == out.marks_room and out.marks_begin > pending:
+        # More than half are settled. A buffer that never empties would grow for ever.
+        memcpy(out.marks, out.marks + out.marks_begin, pending * sizeof(mark_t))
+        out.marks_begin = 0
+        out.marks_end = pending
+    elif out.marks_end == out.marks_room:
         room = out.marks_room * 2 if out.marks_room else FIRST_MARKS
         grown = <mark_t *>core_alloc(c, room * sizeof(mark_t))
         if grown == NULL:
             return False
-        out.marks_end -= out.marks_begin
         if out.marks != NULL:
-            memcpy(grown, out.marks + out.marks_begin, out.marks_end * sizeof(mark_t))
+            memcpy(grown, out.marks + out.marks_begin, pending * sizeof(mark_t))
             core_dealloc(c, out.marks)
         out.marks = grown
         out.marks_begin = 0
+        out.marks_end = pending
         out.marks_room = room
     out.marks[out.marks_end] = mark_t(end=end, token=token)
     out.marks_end += 1
@@ -221,8 +232,7 @@ cdef void _settle(core_t *c, uint64_t token, uint8_t outcome) noexcept:
 
 cdef void _block(core_t *c, uint32_t slot) noexcept:
     cdef conn_t *conn = &c.conns[slot]
-    conn.out.since_s = c.now_s
-    conn.out.watched = out_mark_here(conn)
+    out_watch(c, conn)
     if slots_add(&c.blocked, slot):
         conn.index = c.blocked.count - 1
         conn.flags |= BLOCKED

@@ -138,9 +138,15 @@ class Connections:
         "included; one more is answered 429. 0: no limit.",
     )
     handshakes_per_address: int = integer(
-        0, 0, 1_000_000, "Connections that one client address may begin per address_window and worker. 0: no limit."
+        0,
+        0,
+        1_000_000,
+        "Connections that one client address may begin at once, and per address_window in the long run; per worker. "
+        "0: no limit.",
     )
-    address_window_s: float = duration("10s", "1s", "1h", "The window of handshakes_per_address.")
+    address_window_s: float = duration(
+        "10s", "1s", "1h", "The time in which an address is given handshakes_per_address anew, one after the other."
+    )
     inbound: str = choice(
         "ignore",
         ["ignore", "echo"],

@@ -57,6 +57,7 @@ _COUNTERS = (
     ("zpush_pings_sent", "Keepalive pings and comments.", "pings_sent"),
     ("zpush_go_aways_sent", "Clients asked to reconnect.", "go_aways_sent"),
     ("zpush_inbound_limited", "Connections closed because the client sent too much.", "inbound_limited"),
+    ("zpush_fragments_limited", "Connections closed because a message came in too many frames.", "fragments_limited"),
     ("zpush_outbound_limited", "Messages not sent because the client had its share.", "outbound_limited"),
 )
 _BY_PRIORITY = (
