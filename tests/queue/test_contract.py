@@ -109,6 +109,7 @@ async def test_a_newcomer_gets_its_share_when_what_was_taken_is_finished(backend
     await eventually(lambda: backend.partitions_ahead(first) == backend.layout.partitions)
     held: list[Record] = []
     while len(held) < 180:  # something of every partition, but not all that was read ahead
+        await asyncio.wait_for(first.wait([Priority.NORMAL]), 30)
         held += first.take(Priority.NORMAL, 10)
     assert {r.partition for r in held} == set(range(backend.layout.partitions))
     second = await backend.consumer()
