@@ -62,6 +62,8 @@ async def test_what_dedicated_processors_do_can_be_seen(serve: Serve, spread: Sp
         assert (await scraped.http.get("/healthz")).text == "ok\n"
         assert await scraped.get("/readyz") == {"ready": True, "reason": ""}
         await pusher.push_many(Push(client=d.client_id, text=n) for n in NUMBERS for d in devices)
+        for device in devices:
+            assert await device.receive_all(len(NUMBERS)) == NUMBERS
         await scraped.until_counted("zpush_messages_total", 2 * len(NUMBERS), outcome="delivered")
         metrics = await scraped.metrics()
         assert metrics.total("zpush_processes", kind="processor", ready="1") == 1

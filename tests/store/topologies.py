@@ -312,9 +312,9 @@ class Cluster(Topology):
         return self._by_port(self._entry(key)[2][1])
 
     def replica_of(self, key: str = "") -> Server:
-        entry = self._entry(key)
-        assert len(entry) > 3, f"{self.primary_of(key)!r} has no replica"
-        return self._by_port(entry[3][1])
+        """A node names another one's replica once that has told it how far it is: a few seconds, at times."""
+        wait_until(lambda: len(self._entry(key)) > 3, f"the replica of {self.primary_of(key)!r} is known")
+        return self._by_port(self._entry(key)[3][1])
 
     def key_of(self, primary: Server) -> str:
         """A key that this primary has."""
@@ -386,8 +386,13 @@ class Cluster(Topology):
         self._wait_well()
         self.detect_within(NODE_TIMEOUT_MS)
 
+    def _clear(self) -> None:
+        self._wait_well()  # what a test has moved, or a busy machine took for a failure, is still being told around
+        super()._clear()
+
     def _wait_well(self) -> None:
         self._wait_all(self._well, "the cluster is well")
+        wait_until(lambda: len({_owners(server) for server in self.servers}) == 1, "all nodes agree on who has what")
 
     def _well(self, server: Server) -> bool:
         entries = server.command("CLUSTER", "SLOTS")
@@ -411,3 +416,8 @@ def _accepted(server: Server, *command: str) -> bool:
     except redis.ResponseError:
         return False
     return True
+
+
+def _owners(server: Server) -> tuple[tuple[int, int, int], ...]:
+    """(first slot, last slot, port of the primary), as this node sees it."""
+    return tuple(sorted((entry[0], entry[1], entry[2][1]) for entry in server.command("CLUSTER", "SLOTS")))
