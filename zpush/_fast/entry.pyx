@@ -1,4 +1,5 @@
-"""Reads stream entries as this version writes them. queue/entry.py has the definition, and reads all other forms."""
+"""Reads stream entries and Kafka records as this version writes them. queue/entry.py and queue/kafka_record.py have the
+definitions, and read all other forms."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
@@ -39,6 +40,38 @@ def read(fields):
         if expires_ms < 0:
             return None
     return message_id, client_id, payload, kind, expires_ms
+
+
+def read_headers(list headers not None, key, bytes payload not None):
+    cdef Py_ssize_t count = len(headers)
+    cdef int64_t expires_ms = 0
+    if count != 2 and count != 3 or type(key) is not bytes:
+        return None
+    id_value, type_value = value_of(headers[0], "id"), value_of(headers[1], "type")
+    if id_value is None or type_value is None:
+        return None
+    message_id, client_id, kind = ascii_id(id_value), ascii_id(key), KINDS.get(type_value)
+    if message_id is None or client_id is None or kind is None:
+        return None
+    if kind != BINARY and utf8_step(0, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)):
+        return None
+    if count == 3:
+        expires_value = value_of(headers[2], "expires")
+        expires_ms = digits(expires_value) if expires_value is not None else -1
+        if expires_ms < 0:
+            return None
+    return message_id, client_id, kind, expires_ms
+
+
+cdef bytes value_of(header, str name):
+    """None where the header has another name, or no value."""
+    cdef tuple pair
+    if type(header) is not tuple:
+        return None
+    pair = header
+    if len(pair) != 2 or pair[0] != name or type(pair[1]) is not bytes:
+        return None
+    return pair[1]
 
 
 def position(bytes text not None):

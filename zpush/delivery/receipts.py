@@ -41,7 +41,7 @@ class Receipts:
 
     def work(self, record: Record, tally: Tally, done: Callable[[Work], None]) -> Work:
         """In place of Work()."""
-        return _ReceiptedWork(record, tally, done, self)
+        return _ReceiptedWork(record, tally, done, receipts=self)
 
     def write(
         self, work: Work, outcome: str = "", client: str = "", node: str = "", counts: dict[str, int] | None = None
@@ -68,12 +68,8 @@ class Receipts:
         work.release()
 
 
-class _ReceiptedWork(Work):
-    __slots__ = ("_receipts",)
-
-    def __init__(self, record: Record, tally: Tally, done: Callable[[Work], None], receipts: Receipts) -> None:
-        super().__init__(record, tally, done)
-        self._receipts = receipts
+class _ReceiptedWork(Work, kw_only=True, eq=False):
+    receipts: Receipts
 
     def settle(self, outcome: Outcome, node_id: str = "", client_id: str = "") -> None:
         outcome = self.judge(outcome)
@@ -83,14 +79,14 @@ class _ReceiptedWork(Work):
         message = self.record.message
         client = message.key if message.target is Target.CLIENT else client_id
         self.count(outcome)
-        self._receipts.write(self, outcome.label, client, node_id)
+        self.receipts.write(self, outcome.label, client, node_id)
 
     def settle_all(self, counts: dict[int, int]) -> None:
         if self.is_elsewhere(counts):
             super().settle_all(counts)
             return
         self.count_all(counts)
-        self._receipts.write(self, counts={Outcome(outcome).label: number for outcome, number in counts.items()})
+        self.receipts.write(self, counts={Outcome(outcome).label: number for outcome, number in counts.items()})
 
 
 _WRITTEN, _LOST = INDEX["receipts_written"], INDEX["receipts_lost"]

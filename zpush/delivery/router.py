@@ -86,7 +86,7 @@ class Router:
 
     def route(self, jobs: Iterable[Job]) -> None:
         """Takes jobs in order; each one's settle() is called once, possibly from within this call."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms, now_s = time.time_ns() // 1_000_000, self._loop.time()
         lines, here = self._lines, self._here
         for job in jobs:
             message = job.message
@@ -98,7 +98,7 @@ class Router:
                 continue
             job.order = next(self._numbers)
             if self._local is None or len(here) >= ROUND_JOBS or job.client_id in lines[message.priority]:
-                self._stand_in_line(job)
+                self._stand_in_line(job, now_ms, now_s)
             else:
                 here.append(job)
         if here:
@@ -159,10 +159,12 @@ class Router:
 
     def end_s(self, message: Message) -> float:
         """loop.time() at which a queued message is over, by its TTL or its age."""
-        now_ms = time.time_ns() // 1_000_000
+        return self._end_s(message, time.time_ns() // 1_000_000, self._loop.time())
+
+    def _end_s(self, message: Message, now_ms: int, now_s: float) -> float:
         if message.expires_ms != NEVER:
-            return self._loop.time() + (message.expires_ms - now_ms) / 1000
-        return self._loop.time() + self.max_age_s - (now_ms - message.queued_ms) / 1000
+            return now_s + (message.expires_ms - now_ms) / 1000
+        return now_s + self.max_age_s - (now_ms - message.queued_ms) / 1000
 
     async def stop(self) -> None:
         """Forgets everything that is not settled yet. The peers and the registry are the caller's to stop."""
@@ -183,9 +185,10 @@ class Router:
         batch = Batch(self, self._node_id)
         outcomes = self._local.deliver([job.entry() for job in jobs], batch.settled)
         if NOT_HERE in outcomes or PENDING in outcomes:  # first: settling may route more for the same client
+            now_ms, now_s = time.time_ns() // 1_000_000, self._loop.time()
             for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
                 if outcome == NOT_HERE:
-                    self._stand_in_line(job)
+                    self._stand_in_line(job, now_ms, now_s)
                 elif outcome == PENDING:
                     batch.wait(index, self._line(job), job)
         for job, outcome in zip(jobs, outcomes, strict=True):
@@ -200,13 +203,14 @@ class Router:
             line = lines[job.client_id] = Line(job.client_id, job.message.priority)
         return line
 
-    def _stand_in_line(self, job: Job) -> None:
-        job.end_s = self.end_s(job.message)
-        if job.deadline_s:
-            job.end_s = min(job.end_s, job.deadline_s)
-        else:
-            job.deadline_s = self._loop.time() + self.retry_s
-        job.deadline_s = min(job.deadline_s, job.end_s)
+    def _stand_in_line(self, job: Job, now_ms: int, now_s: float) -> None:
+        end_s, deadline_s = self._end_s(job.message, now_ms, now_s), job.deadline_s
+        if not deadline_s:
+            deadline_s = now_s + self.retry_s
+        elif deadline_s < end_s:
+            end_s = deadline_s
+        job.end_s = end_s
+        job.deadline_s = min(end_s, deadline_s)
         line = self._line(job)
         line.stand(job)
         if not line.busy:

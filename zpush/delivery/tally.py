@@ -10,42 +10,33 @@ over all connections takes its time by design, and one number per connection wou
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
-
+from zpush._fast.tally import Settled
 from zpush.protocol.message import Outcome, Priority
 from zpush.scoreboard import COUNTED_OUTCOMES, DELIVERY_BUCKETS_S, INDEX, Row
 
-_BUCKETS_MS = tuple(b * 1000 for b in DELIVERY_BUCKETS_S)
 _LABELS = (*DELIVERY_BUCKETS_S, "inf")
-_DELIVERED, _ELSEWHERE = Outcome.DELIVERED, Outcome.ELSEWHERE  # looking an enum's member up costs 50 ns
 
 
 class Tally:
-    """Columns are looked up once, so that a count is an addition."""
+    """settled(priority, redelivered, outcome, queued_ms): of one message for one client."""
 
     def __init__(self, row: Row) -> None:
         self._cells = row.cells
         self._outcome = [
-            {o: INDEX[f"messages_{o.label}_{p.label}"] for o in Outcome if o.label in COUNTED_OUTCOMES}
+            {int(o): INDEX[f"messages_{o.label}_{p.label}"] for o in Outcome if o.label in COUNTED_OUTCOMES}
             for p in Priority
         ]
         self._taken = [(INDEX[f"taken_{p.label}"], INDEX[f"redelivered_{p.label}"]) for p in Priority]
-        self._bucket = [[INDEX[f"delivery_{p.label}_le_{b}"] for b in _LABELS] for p in Priority]
-        self._sum_us = [INDEX[f"delivery_{p.label}_sum_us"] for p in Priority]
         self._dead = [INDEX[f"dead_{p.label}"] for p in Priority]
-
-    def settled(self, priority: Priority, redelivered: bool, outcome: Outcome, queued_ms: int) -> None:
-        cells = self._cells
-        cells[self._outcome[priority][outcome]] += 1
-        if outcome is _ELSEWHERE:
-            return
-        cells[self._taken[priority][redelivered]] += 1
-        if outcome is _DELIVERED:
-            waited_ms = time.time_ns() // 1_000_000 - queued_ms
-            if waited_ms > 0:
-                cells[self._sum_us[priority]] += waited_ms * 1000
-            cells[self._bucket[priority][bisect_left(_BUCKETS_MS, waited_ms)]] += 1
+        buckets = [[INDEX[f"delivery_{p.label}_le_{b}"] for b in _LABELS] for p in Priority]
+        sums_us = [INDEX[f"delivery_{p.label}_sum_us"] for p in Priority]
+        self.settled = Settled(
+            row.cells,
+            list(zip(self._outcome, self._taken, buckets, sums_us, strict=True)),
+            [int(b * 1000) for b in DELIVERY_BUCKETS_S],  # of whole ms, as many are ≤ 2.5 as ≤ 2
+            Outcome.DELIVERED,
+            Outcome.ELSEWHERE,
+        )
 
     def broadcast(self, priority: Priority, redelivered: bool, counts: dict[int, int]) -> None:
         """An `all`, by outcome: {Outcome: connections}."""

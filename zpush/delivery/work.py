@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from zpush.delivery.base import Job
 from zpush.delivery.tally import Tally
 from zpush.protocol.message import Outcome
 from zpush.queue.base import Record
 
 
-class Work:
-    """left: outcomes that are still to come. done(work) is called when the last one has."""
+class Work(msgspec.Struct, eq=False):
+    """left: outcomes that are still to come. done(work) is called when the last one has.
 
-    __slots__ = ("done", "jobs", "left", "record", "tally")
+    jobs: each refers to this object, so they are emptied at the end, or only the collector would free them.
+    """
 
-    def __init__(self, record: Record, tally: Tally, done: Callable[[Work], None]) -> None:
-        self.record = record
-        self.tally = tally
-        self.done = done
-        self.left = 1
-        self.jobs: Sequence[
-            Job
-        ] = ()  # each refers to this object: emptied at the end, or only the collector frees them
+    record: Record
+    tally: Tally
+    done: Callable[[Work], None]
+    left: int = 1
+    jobs: Sequence[Job] = ()
 
     def job(self, client_id: str) -> Job:
         """For one client; it settles here."""

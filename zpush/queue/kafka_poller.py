@@ -148,8 +148,8 @@ class Poller:
         self._gaps.append((key, gap))
 
     def more_room(self) -> None:
-        """Records have been taken."""
-        if not self._news.is_set():
+        """Records have been taken. The thread is not woken up for less than it would ask for."""
+        if not self._news.is_set() and self._room():
             self._news.set()
 
     # In the thread

@@ -10,19 +10,10 @@ from __future__ import annotations
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
+from zpush._fast.entry import read_headers
 from zpush.errors import MalformedMessage
-from zpush.protocol.message import (
-    NEVER,
-    Kind,
-    Message,
-    Priority,
-    Target,
-    check_id,
-    check_message_id,
-    check_payload,
-    from_headers,
-    to_headers,
-)
+from zpush.protocol.close import EVENT_ID
+from zpush.protocol.message import NEVER, Kind, Message, Priority, Target, from_headers, to_headers
 from zpush.queue.entry import MAX_PAYLOAD_BYTES
 
 if TYPE_CHECKING:
@@ -33,12 +24,13 @@ _ask_headers = methodcaller("headers")
 Headers = list[tuple[str, str | bytes | None]]
 
 _TYPES = {kind: kind.label.encode() for kind in Kind}
-_KINDS = {label: kind for kind, label in _TYPES.items()}
+_KINDS = {int(kind): kind for kind in Kind}
+_CLIENT = Target.CLIENT  # looking an enum's member up costs 50 ns
 
 
 def headers_of(message: Message) -> Headers:
-    """Defaults are left out. Nearly all messages have two headers, in this order: those are read in half the time."""
-    if message.target is Target.CLIENT and message.expires_ms == NEVER and not message.secure_token:
+    """Defaults are left out. Nearly all messages have two headers, in this order."""
+    if message.target is _CLIENT and message.expires_ms == NEVER and not message.secure_token:
         return [("id", message.id), ("type", _TYPES[message.kind])]
     return list(to_headers(message).items())
 
@@ -68,21 +60,10 @@ def message_of(record: KafkaRecord, headers: list[Any] | None, priority: Priorit
         raise MalformedMessage("the name of a header is not valid UTF-8", "headers")
     key, (_, written_ms) = record.key(), record.timestamp()
     queued_ms = written_ms if 0 <= written_ms < now_ms else now_ms
-    if len(headers) == 2 and key:
-        (id_name, id_value), (type_name, type_value) = headers
-        if id_name == "id" and type_name == "type" and id_value and type_value in _KINDS:
-            try:
-                return _plain(id_value.decode(), key.decode(), payload, _KINDS[type_value], priority, queued_ms)
-            except UnicodeDecodeError:
-                pass  # said in words below
+    usual = read_headers(headers, key, payload)
+    if usual is not None and not usual[0].startswith(EVENT_ID):
+        message_id, client_id, kind, expires_ms = usual
+        return Message(message_id, client_id, payload, _KINDS[kind], _CLIENT, priority, expires_ms, queued_ms)
     known = {name: value for name, value in headers if value is not None}
     place = f"{record.topic()}:{record.partition()}:{record.offset()}"  # the id where the sender gave none
     return from_headers(key, payload, known, priority, queued_ms, place)
-
-
-def _plain(message_id: str, key: str, payload: bytes, kind: Kind, priority: Priority, queued_ms: int) -> Message:
-    """To one client, without TTL, as headers_of writes it."""
-    check_id(key, "client")
-    check_message_id(message_id)
-    check_payload(payload, kind)
-    return Message(message_id, key, payload, kind, Target.CLIENT, priority, NEVER, queued_ms)
