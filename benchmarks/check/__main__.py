@@ -69,10 +69,16 @@ def environment() -> dict[str, str]:
     return {
         "python": f"{platform.python_version()} {platform.python_compiler()}",
         "machine": platform.machine(),
+        "processor": _processor(),  # OpenSSL and libc choose their code by it
         "libc": " ".join(platform.libc_ver()),
         "compiler": compiler,
         **{name: version(name) for name in LIBRARIES},
     }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _write(path: Path, measured: list[Measured]) -> None:

@@ -54,7 +54,7 @@ cdef struct out_t:               # one malloc: header and bytes
     uint32_t since_s             # what is unsent in front of `watched` came before this second
     uint8_t data[1]
 
-cdef struct conn_t:
+cdef struct conn_t:              # 88 bytes; in this order no padding
     int32_t fd
     uint32_t generation          # never 0; one more at each release; 31 bits
     uint64_t epoch
@@ -65,11 +65,11 @@ cdef struct conn_t:
     uint32_t age_more_s          # what is left of an age longer than the wheel
     uint16_t flags
     uint16_t code                # close code it ends with
-    uint64_t inbound_bucket      # of limits.inbound
-    uint64_t outbound_bucket     # of limits.outbound
     uint8_t state
     uint8_t protocol
     uint16_t peer_port           # host order
+    uint64_t inbound_bucket      # of limits.inbound
+    uint64_t outbound_bucket     # of limits.outbound
     uint8_t peer[16]             # IPv6 or v4-mapped
 
 cdef struct slots_t:             # a growable array of slots

@@ -63,7 +63,7 @@ def read_headers(list headers not None, key, bytes payload not None):
     return message_id, client_id, kind, expires_ms
 
 
-cdef bytes value_of(header, str name):
+cdef inline bytes value_of(header, str name):
     """None where the header has another name, or no value."""
     cdef tuple pair
     if type(header) is not tuple:
@@ -91,7 +91,7 @@ def position(bytes text not None):
     return ms, sequence
 
 
-cdef str ascii_id(bytes text):
+cdef inline str ascii_id(bytes text):
     """None where it has another length, or a byte that is no printable ASCII."""
     cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(text)
     cdef Py_ssize_t i, size = PyBytes_GET_SIZE(text)
@@ -103,7 +103,7 @@ cdef str ascii_id(bytes text):
     return PyUnicode_DecodeASCII(<const char *>data, size, NULL)
 
 
-cdef int64_t digits(bytes text):
+cdef inline int64_t digits(bytes text):
     """-1 where it is no number of at most 15 digits."""
     cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(text)
     cdef Py_ssize_t i, size = PyBytes_GET_SIZE(text)

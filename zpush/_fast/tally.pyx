@@ -50,7 +50,7 @@ cdef class Settled:
         for i in range(self.bounds):
             self.bounds_ms[i] = bounds_ms[i]
         for priority, (outcome, taken, bucket, sum_us) in enumerate(columns):
-            for i in range(OUTCOMES):
+            for i in range(<uint32_t>OUTCOMES):
                 self.columns[priority].outcome[i] = outcome.get(i, NONE)
             self.columns[priority].taken[0], self.columns[priority].taken[1] = taken
             for i in range(self.bounds + 1):
