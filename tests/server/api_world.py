@@ -14,6 +14,7 @@ from tests.server.raw_http import serving
 from zpush.config import Settings
 from zpush.delivery.peers import Peers
 from zpush.delivery.router import Router
+from zpush.delivery.tally import Tally
 from zpush.protocol.message import Message, Outcome, Priority
 from zpush.protocol.secure_token import SecureTokens
 from zpush.queue.base import Lag
@@ -101,6 +102,7 @@ async def api_world(settings: Settings = SETTINGS, **headers: str) -> AsyncItera
         world.queue,
         peers,
         world.row,
+        Tally(world.row),
         world.scoreboard,
         lambda: world.not_ready,
         "here",

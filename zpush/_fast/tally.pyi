@@ -1,8 +1,8 @@
-"""Counts outcomes of single messages, for delivery/tally.py."""
+"""Counts outcomes, for delivery/tally.py."""
 
 from collections.abc import Mapping, Sequence
 
-class Settled:
+class Outcomes:
     def __init__(
         self,
         cells: memoryview,
@@ -17,5 +17,8 @@ class Settled:
         delivered: the outcome whose time is counted; apart: the one that is not counted as taken.
         """
 
-    def __call__(self, priority: int, redelivered: bool, outcome: int, queued_ms: int) -> None:
+    def count(self, priority: int, redelivered: bool, outcome: int, amount: int = 1) -> None:
         """ValueError where the outcome has no column."""
+
+    def settle(self, priority: int, redelivered: bool, outcome: int, queued_ms: int) -> None:
+        """One, with the time since queued_ms (Unix). ValueError as above."""

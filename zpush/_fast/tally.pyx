@@ -1,4 +1,4 @@
-"""Outcomes of single messages, counted; delivery/tally.py says what is counted, and when.
+"""Outcomes, counted; delivery/tally.py says what is counted, and when.
 
 Rules. All of a message's counts are made in one step of C: whoever reads the row sees them together, whenever this process
 is killed. Memoryview items from Python cost a microsecond a message.
@@ -28,7 +28,7 @@ cdef struct columns_t:           # of one priority
     uint32_t sum_us
 
 
-cdef class Settled:
+cdef class Outcomes:
     cdef uint64_t *cells         # borrowed from `view`
     cdef memoryview view         # keeps them alive
     cdef columns_t columns[PRIORITIES]
@@ -57,12 +57,21 @@ cdef class Settled:
                 self.columns[priority].bucket[i] = bucket[i]
             self.columns[priority].sum_us = sum_us
 
-    def __call__(self, uint32_t priority, bint redelivered, uint32_t outcome, int64_t queued_ms):
-        cdef columns_t *columns = &self.columns[priority]
+    cdef columns_t *columns_of(self, uint32_t priority, uint32_t outcome) except NULL:
+        if priority >= PRIORITIES or outcome >= OUTCOMES or self.columns[priority].outcome[outcome] == NONE:
+            raise ValueError(f"no column for outcome {outcome} of priority {priority}")
+        return &self.columns[priority]
+
+    def count(self, uint32_t priority, bint redelivered, uint32_t outcome, uint64_t amount=1):
+        cdef columns_t *columns = self.columns_of(priority, outcome)
+        self.cells[columns.outcome[outcome]] += amount
+        if outcome != self.apart:
+            self.cells[columns.taken[redelivered]] += amount
+
+    def settle(self, uint32_t priority, bint redelivered, uint32_t outcome, int64_t queued_ms):
+        cdef columns_t *columns = self.columns_of(priority, outcome)
         cdef int64_t waited_ms
         cdef uint32_t i = 0
-        if priority >= PRIORITIES or outcome >= OUTCOMES or columns.outcome[outcome] == NONE:
-            raise ValueError(f"no column for outcome {outcome} of priority {priority}")
         self.cells[columns.outcome[outcome]] += 1
         if outcome == self.apart:
             return

@@ -10,45 +10,43 @@ over all connections takes its time by design, and one number per connection wou
 
 from __future__ import annotations
 
-from zpush._fast.tally import Settled
+from zpush._fast.tally import Outcomes
 from zpush.protocol.message import Outcome, Priority
 from zpush.scoreboard import COUNTED_OUTCOMES, DELIVERY_BUCKETS_S, INDEX, Row
 
-_LABELS = (*DELIVERY_BUCKETS_S, "inf")
-
 
 class Tally:
-    """settled(priority, redelivered, outcome, queued_ms): of one message for one client."""
+    """settled(priority, redelivered, outcome, queued_ms): one queued message for one client. count(priority,
+    redelivered, outcome, amount): any others.
+    """
 
     def __init__(self, row: Row) -> None:
         self._cells = row.cells
-        self._outcome = [
-            {int(o): INDEX[f"messages_{o.label}_{p.label}"] for o in Outcome if o.label in COUNTED_OUTCOMES}
-            for p in Priority
-        ]
-        self._taken = [(INDEX[f"taken_{p.label}"], INDEX[f"redelivered_{p.label}"]) for p in Priority]
         self._dead = [INDEX[f"dead_{p.label}"] for p in Priority]
-        buckets = [[INDEX[f"delivery_{p.label}_le_{b}"] for b in _LABELS] for p in Priority]
-        sums_us = [INDEX[f"delivery_{p.label}_sum_us"] for p in Priority]
-        self.settled = Settled(
+        outcomes = Outcomes(
             row.cells,
-            list(zip(self._outcome, self._taken, buckets, sums_us, strict=True)),
+            [
+                (
+                    {int(o): INDEX[f"messages_{o.label}_{p.label}"] for o in Outcome if o.label in COUNTED_OUTCOMES},
+                    (INDEX[f"taken_{p.label}"], INDEX[f"redelivered_{p.label}"]),
+                    [INDEX[f"delivery_{p.label}_le_{b}"] for b in (*DELIVERY_BUCKETS_S, "inf")],
+                    INDEX[f"delivery_{p.label}_sum_us"],
+                )
+                for p in Priority
+            ],
             [int(b * 1000) for b in DELIVERY_BUCKETS_S],  # of whole ms, as many are ≤ 2.5 as ≤ 2
             Outcome.DELIVERED,
             Outcome.ELSEWHERE,
         )
+        self.settled = outcomes.settle
+        self.count = outcomes.count
 
     def broadcast(self, priority: Priority, redelivered: bool, counts: dict[int, int]) -> None:
         """An `all`, by outcome: {Outcome: connections}."""
         for outcome, number in counts.items():
-            self._count(priority, redelivered, Outcome(outcome), number)
+            self.count(priority, redelivered, outcome, number)
 
     def dead(self, priority: Priority, redelivered: bool) -> None:
         """A record that could not be read: rejected, and kept among the dead letters."""
-        self._count(priority, redelivered, Outcome.REJECTED, 1)
+        self.count(priority, redelivered, Outcome.REJECTED)
         self._cells[self._dead[priority]] += 1
-
-    def _count(self, priority: Priority, redelivered: bool, outcome: Outcome, number: int) -> None:
-        cells = self._cells
-        cells[self._outcome[priority][outcome]] += number
-        cells[self._taken[priority][redelivered]] += number

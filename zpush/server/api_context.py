@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
+from zpush.delivery.tally import Tally
 from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable, RegistryUnavailable, Unavailable, ZpushError
 from zpush.protocol.message import Message, Priority
 from zpush.protocol.push import TooLarge, error_body
@@ -65,6 +66,7 @@ class ApiContext:
     producer: Producer | None  # None: direct pushes only
     peers: PeerCalls
     row: Row
+    tally: Tally
     scoreboard: Scoreboard
     ready: Callable[[], str]
     node_id: str

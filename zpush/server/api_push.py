@@ -24,7 +24,7 @@ from zpush.errors import MalformedMessage, PeerUnreachable, RegistryUnavailable,
 from zpush.protocol.message import Outcome, Target
 from zpush.protocol.push import PushRequest, TooLarge, error_body, parse_batch, parse_push, queued_body
 from zpush.server.api_context import RETRY_AFTER, ApiContext, ApiError, encode_json, fault, in_time
-from zpush.server.direct import UNKNOWN, Copy, DirectPushes, count, direct_deadline_s
+from zpush.server.direct import UNKNOWN, Copy, DirectPushes, direct_deadline_s
 from zpush.server.http_message import JSON, NDJSON, HttpRequest, HttpResponse
 
 REPAIR_POLL_S = 0.2
@@ -68,7 +68,7 @@ class PushApi:
             return self._one(self._deliver([push]))
         if not self._reachable(push.keys):
             raise RegistryUnavailable(_OUT_OF_REACH)
-        direct = DirectPushes(self._context.row)
+        direct = DirectPushes(self._context.tally)
         copies = direct.add(push, push.keys, direct_deadline_s())
         self._context.router.route(copies)
         return direct.then(lambda: _respond(_delivered(push, copies)))
@@ -138,14 +138,14 @@ class PushApi:
         if not pushes:
             return []
         devices = await self._devices({push.keys[0] for push in pushes if push.target is _USER})
-        direct, deadline_s = DirectPushes(self._context.row), direct_deadline_s()
+        direct, deadline_s = DirectPushes(self._context.tally), direct_deadline_s()
         prepared = await _in_turns(lambda push: self._prepare(push, devices, direct, deadline_s), pushes)
         for start in range(0, len(direct.copies), SLICE):
             if start:
                 await asyncio.sleep(0)
             self._context.router.route(direct.copies[start : start + SLICE])
         await direct.then(lambda: None)
-        fates = [await each if asyncio.isfuture(each) else each for each in prepared]
+        fates = [await each if isinstance(each, asyncio.Future) else each for each in prepared]
         return await _in_turns(_told, list(zip(pushes, fates, strict=True)))
 
     def _prepare(
@@ -158,7 +158,7 @@ class PushApi:
         if isinstance(clients, ZpushError):
             return _refused(clients)
         if not clients:
-            count(self._context.row.cells, Outcome.OFFLINE, push.priority)
+            self._context.tally.count(push.priority, False, Outcome.OFFLINE)
             nobody = [{"user": push.keys[0], "outcome": Outcome.OFFLINE.label}]
             return 200, encode_json({"id": push.id, "outcomes": nobody})
         if not self._reachable(clients):
@@ -211,8 +211,7 @@ class PushApi:
                 raise result
             else:
                 counts.update(result)
-        for outcome, amount in counts.items():
-            count(context.row.cells, outcome, push.priority, amount)
+        context.tally.broadcast(push.priority, False, counts)
         by_label = {_LABELS[outcome]: amount for outcome, amount in sorted(counts.items())}
         return 200, encode_json({"id": push.id, "counts": by_label, "unreachable": unreachable})
 

@@ -12,15 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from zpush.delivery.base import Job
+from zpush.delivery.tally import Tally
 from zpush.protocol.message import Message, Outcome, Priority
-from zpush.scoreboard import COUNTED_OUTCOMES, INDEX, Row
 
 DIRECT_RETRY_S = 2.0
 UNKNOWN = "the registry is away or repairs itself: nobody can say now whether this client is connected"
-_OUTCOMES = [  # by priority, then outcome: a column's number
-    {int(o): INDEX[f"messages_{o.label}_{p.label}"] for o in Outcome if o.label in COUNTED_OUTCOMES} for p in Priority
-]
-_TAKEN = [INDEX[f"taken_{p.label}"] for p in Priority]
 T = TypeVar("T")
 
 
@@ -28,26 +24,23 @@ def direct_deadline_s() -> float:
     return asyncio.get_running_loop().time() + DIRECT_RETRY_S
 
 
-def count(cells: memoryview, outcome: int, priority: Priority, amount: int = 1) -> None:
-    """A direct push's outcome, counted as taken in the same step: their sums agree at every moment."""
-    cells[_OUTCOMES[priority][outcome]] += amount
-    cells[_TAKEN[priority]] += amount
-
-
 class DirectPushes:
     """The direct pushes of one request: routed together, and answered when every outcome is known."""
 
-    __slots__ = ("_cells", "_left", "_tell", "copies")
+    __slots__ = ("_count", "_left", "_tell", "copies")
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, tally: Tally) -> None:
         self.copies: list[Copy] = []
-        self._cells = row.cells
+        self._count = tally.count
         self._left = 0
         self._tell: Callable[[], None] | None = None
 
     def add(self, message: Message, clients: Sequence[str], deadline_s: float) -> list[Copy]:
         """Outcomes are in the copies, in the order in which clients are named."""
-        copies = [Copy(message, client, deadline_s, request=self) for client in clients]
+        if len(clients) == 1:  # as nearly always
+            copies = [Copy(message, clients[0], deadline_s, request=self)]
+        else:
+            copies = [Copy(message, client, deadline_s, request=self) for client in clients]
         self.copies += copies
         self._left += len(copies)
         return copies
@@ -67,7 +60,7 @@ class DirectPushes:
         return future
 
     def one_settled(self, outcome: Outcome, priority: Priority) -> None:
-        count(self._cells, outcome, priority)
+        self._count(priority, False, outcome)
         self.one_less()
 
     def one_less(self) -> None:

@@ -32,6 +32,7 @@ from zpush.delivery.peer_server import PeerServer
 from zpush.delivery.peers import Peers
 from zpush.delivery.presence import open_presence
 from zpush.delivery.router import Router
+from zpush.delivery.tally import Tally
 from zpush.errors import ConfigError, StartupError
 from zpush.log import event, set_process
 from zpush.protocol import envelope
@@ -141,6 +142,7 @@ class Worker:
             producer=self._producer,
             peers=self._peers,
             row=row,
+            tally=Tally(row),
             scoreboard=scoreboard,
             ready=self._why_not_ready,
             node_id=node.id,

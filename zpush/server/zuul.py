@@ -57,7 +57,7 @@ class ZuulApi:
         client_id = _identity(request)
         if not context.registry.up and not context.local.holds(client_id):
             raise RegistryUnavailable("the registry is away and this client is not connected here")
-        direct = DirectPushes(context.row)
+        direct = DirectPushes(context.tally)
         [copy] = direct.add(_push(request, client_id), (client_id,), direct_deadline_s())
         context.router.route([copy])
         outcome = await direct.then(lambda: copy.outcome)
