@@ -54,12 +54,15 @@ class Reader:
         return [json.loads(line) for line in self.text().splitlines()]
 
     def fill(self) -> None:
-        """Until nothing more goes in."""
+        """Until nothing more goes in, a moment later too: the kernel moves a terminal's bytes by and by."""
         os.set_blocking(self.writing, False)
-        for size in (4096, 1):
-            with pytest.raises(BlockingIOError):
-                while True:
-                    os.write(self.writing, b"\n" * size)
+        room = select.poll()
+        room.register(self.writing, select.POLLOUT)
+        while room.poll(200):
+            for size in (4096, 1):
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        os.write(self.writing, b"\n" * size)
         os.set_blocking(self.writing, True)
 
 

@@ -82,11 +82,19 @@ class Region:
         gates = {other.name: f"127.0.0.1:{other.broker.gate.port}" for other in others}
         self.mirror = Mirror(self.name, {**gates, self.name: self.broker.bootstrap})
 
-    def has_copies(self) -> bool:
-        """Of every topic of every other region."""
-        topics = AdminClient({"bootstrap.servers": self.broker.bootstrap}).list_topics(timeout=10).topics
+    @property
+    def topics(self) -> set[str]:
+        """All that its broker has."""
+        return set(AdminClient({"bootstrap.servers": self.broker.bootstrap}).list_topics(timeout=10).topics)
+
+    @property
+    def copied(self) -> set[str]:
+        """What it is to have of the others."""
         others = set(NAMES) - {self.name}
-        return all(f"{name}.{kafka_names.topic('zpush', p)}" in topics for name in others for p in Priority)
+        return {f"{name}.{kafka_names.topic('zpush', p)}" for name in others for p in Priority}
+
+    def has_copies(self) -> bool:
+        return self.copied <= self.topics
 
     def cut_off(self) -> None:
         """Nothing comes in and nothing goes out; who is here notices nothing."""

@@ -306,7 +306,7 @@ class Cluster(Topology):
         return len(lines) == len(self.servers) and not any("handshake" in line for line in lines)
 
     def primaries(self) -> list[Server]:
-        return [self._by_port(entry[2][1]) for entry in self._slots()]
+        return list(dict.fromkeys(self._by_port(entry[2][1]) for entry in self._slots()))
 
     def primary_of(self, key: str = "") -> Server:
         return self._by_port(self._entry(key)[2][1])
@@ -355,7 +355,7 @@ class Cluster(Topology):
         return next(set(line.split()[2].split(",")) for line in lines if f"{server.address}@" in line)
 
     def move_slot(self, slot: int, target: Server) -> None:
-        """With all its keys; the cluster serves it all the time. heal() does not move it back."""
+        """With all its keys; the cluster serves it all the time."""
         source = self.begin_move(slot, target)
         self.move_keys(slot, source, target)
         self.end_move(slot, target)
@@ -388,7 +388,20 @@ class Cluster(Topology):
 
     def _clear(self) -> None:
         self._wait_well()  # what a test has moved, or a busy machine took for a failure, is still being told around
+        self._bring_home()
         super()._clear()
+
+    def _bring_home(self) -> None:
+        """Slots that a test has left with another shard. A shard is a server and the one SHARDS further on."""
+        for first, last, (_, port, *_), *_ in self._slots():
+            shard = self.servers.index(self._by_port(port)) % SHARDS
+            if shard == _home(first) == _home(last):
+                continue
+            for slot in range(first, last + 1):
+                home = self.servers[_home(slot)], self.servers[_home(slot) + SHARDS]
+                if shard != _home(slot):
+                    self.move_slot(slot, next(server for server in home if server.info("role") == "master"))
+            self._wait_well()
 
     def _wait_well(self) -> None:
         self._wait_all(self._well, "the cluster is well")
@@ -416,6 +429,11 @@ def _accepted(server: Server, *command: str) -> bool:
     except redis.ResponseError:
         return False
     return True
+
+
+def _home(slot: int) -> int:
+    """The number of its shard, as start() gave them out."""
+    return next(number for number in range(SHARDS) if slot < (number + 1) * SLOTS // SHARDS)
 
 
 def _owners(server: Server) -> tuple[tuple[int, int, int], ...]:

@@ -49,7 +49,7 @@ from zpush.scoreboard import Row, Scoreboard
 
 WINDOW_BATCHES = 10  # under way per priority; slow consumers keep theirs for up to connections.unsent_age
 WINDOW_BYTES = 64 * 1024 * 1024  # the same in payloads
-LOW_SLICE = 100  # records of a lower priority at a time: about a millisecond, then the loop may see high ones
+LOW_SLICE = 50  # records of a lower priority at a time: with what follows about a millisecond, then high ones are seen
 TICK_S = 0.5
 DRAIN_S = 5.0
 PEERS_SLACK_S = 5.0
