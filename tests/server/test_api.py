@@ -363,6 +363,17 @@ async def test_a_large_batch_lets_others_have_their_turns(world: World, kind: st
     assert had() >= 2 * 5000 // SLICE
 
 
+async def test_a_queued_push_to_many_clients_lets_others_have_their_turns(world: World) -> None:
+    clients = [f"c{n}" for n in range(20_000)]
+    request = posted(json.dumps({"to": {"clients": clients}, "text": "1"}).encode())
+    with turns() as had:
+        answer = PushApi(world.context).push(request)
+        assert not isinstance(answer, HttpResponse)
+        assert (await answer).status == 202
+    assert had() >= 20_000 // SLICE - 1
+    assert [message.key for message in world.queue.messages] == clients
+
+
 async def test_long_lines_of_brackets_let_others_have_their_turns(world: World) -> None:
     line = b'{"to":{"client":"c1"},"data":[' + b"[]," * 20_000 + b"[]]}"
     with turns() as had:

@@ -36,28 +36,58 @@ def closed(worker: Worker) -> dict[bytes, int]:
 
 
 async def all_are_back(worker: Worker) -> bool:
+    whole = await worker.registry.whole()  # first: leases may come between the two questions
     missing = "" in await worker.holders(*CLIENTS)
-    assert not (missing and await worker.registry.whole()), "a miss would be final now"
-    return not missing and await worker.registry.whole()
+    assert not (missing and whole), "a miss would be final now"
+    return whole and not missing
 
 
 async def test_a_server_that_was_emptied_is_told_again_and_nobody_is_called_offline_meanwhile(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FLUSHALL by mistake: no connection is lost, so nothing else tells."""
-    announce, said = worker.registry.announce, []
+    announce, renew, said, missing = worker.registry.announce, worker.registry.renew_node, [], []
 
     async def listen(node: Node) -> None:
         said.append(node.state)
         await announce(node)
 
+    async def look(node: Node) -> bool:
+        known = await renew(node)
+        if known and node.state is NodeState.UP:
+            missing.append((await worker.holders(*CLIENTS)).count(""))
+        return known
+
     monkeypatch.setattr(worker.registry, "announce", listen)
+    monkeypatch.setattr(worker.registry, "renew_node", look)
     await worker.store.call("", "FLUSHALL")
     await eventually(lambda: all_are_back(worker), "all leases are back")
     assert said[0] is NodeState.REPAIRING, "from the first word on"
+    assert not any(missing), "nor is it well before all were looked at"
     assert await worker.holders(*CLIENTS) == ["me"] * len(CLIENTS)
     assert await worker.state() is NodeState.UP
     assert closed(worker) == {}
+
+
+async def test_a_repair_is_not_over_while_leases_are_still_to_be_looked_at(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though none that was looked at is still to be written, and every other worker had its time."""
+    renew, said = worker.registry.renew_node, []
+
+    async def listen(node: Node) -> bool:
+        said.append(node.state)
+        return await renew(node)
+
+    worker.keeper.running.cancel()
+    await asyncio.wait([worker.keeper.running])
+    await worker.store.call("", "FLUSHALL")
+    await worker.keeper._stay_known()
+    worker.keeper._repair_until_s = 0.0
+    monkeypatch.setattr(worker.registry, "renew_node", listen)
+    while worker.keeper._doubted:
+        await worker.keeper._repair_some()
+    assert NodeState.UP not in said
 
 
 async def test_a_worker_that_was_taken_for_dead_finds_out_who_went_elsewhere(worker: Worker) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from zpush.errors import MalformedMessage
-from zpush.protocol.message import NEVER, Kind, Message, Priority, Target, check_id, check_message_id, new_id
+from zpush.protocol.message import NEVER, Kind, Message, Priority, Target, check_id, check_ids, check_message_id, new_id
 from zpush.protocol.push import MAX_ACK_WAIT_S, MAX_TTL_S
 
 _encode = msgspec.json.Encoder().encode
@@ -115,7 +115,8 @@ def _target(push: Push) -> tuple[Target, tuple[str, ...]]:
         return _ALL, ("",)
     if isinstance(clients, str) or not clients:
         raise MalformedMessage("clients must be a list of at least one client id", "clients")
-    return _CLIENT, tuple(dict.fromkeys(check_id(client, "clients") for client in clients))
+    check_ids(clients, "clients")
+    return _CLIENT, tuple(dict.fromkeys(clients))
 
 
 def _payload(push: Push) -> tuple[Kind, bytes]:

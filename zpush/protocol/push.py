@@ -25,6 +25,7 @@ from zpush.protocol.message import (
     Priority,
     Target,
     check_id,
+    check_ids,
     check_message_id,
     new_id,
 )
@@ -81,9 +82,13 @@ class PushRequest(Message, frozen=True, array_like=True, gc=False):
     keys: tuple[str, ...] = ()
     direct: bool = False
 
+    def message(self, key: str) -> Message:
+        """What is queued for one of its keys."""
+        return self if len(self.keys) == 1 else msgspec.structs.replace(self, key=key)
+
     def messages(self) -> list[Message]:
-        """One message a key: what is queued."""
-        return [self] if len(self.keys) == 1 else [msgspec.structs.replace(self, key=key) for key in self.keys]
+        """One a key."""
+        return [self.message(key) for key in self.keys]
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -205,7 +210,8 @@ def _target(to: _To) -> tuple[Target, tuple[str, ...]]:
     if clients is not UNSET:
         if not clients:
             raise MalformedMessage("to.clients is empty", "to.clients")
-        return _CLIENT, tuple(dict.fromkeys(check_id(c, "to.clients") for c in clients))
+        check_ids(clients, "to.clients")
+        return _CLIENT, tuple(dict.fromkeys(clients))
     if user is not UNSET:
         return _USER, (check_id(user, "to.user"),)
     if everybody is not True:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from zpush.errors import MalformedMessage, PeerUnreachable, RegistryUnavailable, ZpushError
-from zpush.protocol.message import Outcome, Target
+from zpush.protocol.message import Message, Outcome, Target
 from zpush.protocol.push import PushRequest, TooLarge, error_body, parse_batch, parse_push, queued_body
 from zpush.server.api_context import RETRY_AFTER, ApiContext, ApiError, encode_json, fault, in_time
 from zpush.server.direct import UNKNOWN, Copy, DirectPushes, direct_deadline_s
@@ -115,7 +115,9 @@ class PushApi:
         if producer is None:
             error = ApiError(503, "queue_unavailable", "this server has no queue: send direct pushes")
             return [_refused(error) for _ in pushes]
-        messages = [message for push in pushes for message in push.messages()]
+        messages: list[Message] = []
+        for push in pushes:
+            messages += push.messages() if len(push.keys) <= SLICE else await _in_turns(push.message, push.keys)
         errors = iter(await producer.publish(messages))
         return await _in_turns(lambda push: self._published(push, [next(errors) for _ in push.keys]), pushes)
 

@@ -274,7 +274,7 @@ class LeaseKeeper:
         self._allowance -= len(found)
         if found:
             await asyncio.gather(*(self._repair(each) for each in found))
-        elif self._loop.time() >= self._repair_until_s:
+        elif not self._doubted and self._loop.time() >= self._repair_until_s:
             self._repairing = False
             await self._stay_known()  # and not _announce(): who removed leases of ours has removed the key before
 
