@@ -128,7 +128,7 @@ def test_a_head_of_the_largest_size_is_no_work(value: str) -> None:
     before = time.process_time()
     assert told(xff=value) == PROXY
     assert told(rfc=value) == PROXY
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < 20  # of CPU; a million steps for each character would take an hour
 
 
 @settings(max_examples=300, deadline=None)

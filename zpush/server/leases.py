@@ -143,9 +143,12 @@ class LeaseKeeper:
         await self._renew_or_repair(self.engine.renewals(visits))
 
     async def _renew_or_repair(self, found: Sequence[Found]) -> None:
-        """One that is missing is a sign that more are, but while they are being written."""
-        repairing = self._repairing
-        if await self._renew(found) and not repairing:
+        """One that is missing is a sign that more are, but while they are being written.
+
+        While they are only being looked at, all are written instead: to look on first would take as long again.
+        """
+        written = self._repairing and not self._doubted
+        if await self._renew(found) and not written:
             await self._repair_all("some are missing")
 
     async def _renew(self, found: Sequence[Found]) -> int:
