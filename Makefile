@@ -30,7 +30,7 @@ build: $(VENV)/.built ## virtual environment and extensions, nothing more
 test: system-test $(VENV)/.dev $(VENV)/.built ## ruff, mypy and all tests (ARGS="-k name -x …")
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.dev $(VENV)/.built $(BENCH)/floor $(BENCH)/load ## CPU, memory and latency of a server, beside a floor in C (ARGS="name …")

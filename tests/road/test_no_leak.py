@@ -32,6 +32,7 @@ MARGIN_BYTES = 8 << 20  # of a worker, heap holes included; if each connection l
 PUSH = json.dumps({"text": "x" * 6_000})[1:-1]
 PUSHES = 10  # kernels take a third of that
 BACK_S = 30.0
+SHORT_LIVED_MS = 60_000  # a lease lives twenty minutes
 
 
 class Herds:
@@ -88,7 +89,7 @@ def test_fifty_thousand_connections_leave_nothing(server: Server, api: httpx.Cli
         assert api.get("/readyz").status_code == 200
         came = herds.come_and_go(WARM_UP)
         before = at_rest(api)
-        keys = valkey.dbsize()
+        keys = lasting(valkey)
         opened = [descriptors(pid) for pid in pids]
         resident = [resident_bytes(pid) for pid in pids]
         came += herds.come_and_go(ALL - came - sum(PATIENT.values()))
@@ -101,12 +102,17 @@ def test_fifty_thousand_connections_leave_nothing(server: Server, api: httpx.Cli
         wait_until(lambda: [descriptors(pid) for pid in pids] == opened, "descriptors are back")
         for pid, bytes_before in zip(pids, resident, strict=True):
             assert resident_bytes(pid) - bytes_before < MARGIN_BYTES
-        wait_until(lambda: valkey.dbsize() <= keys, "keys are back")
+        wait_until(lambda: lasting(valkey) <= keys, "keys are back")
     assert [server.pid_of("workers", slot) for slot in (0, 1)] == pids
     for result in ("ok", "timeout", "too_large", "malformed", "unauthorized", "not_found", "version"):
         assert after.total("zpush_handshakes_total", result=result) > 0, result
     for code in ("1000", "1006", "4002", "4004", "4005"):
         assert after.total("zpush_closes_total", code=code) > 0, code
+
+
+def lasting(valkey: redis.Redis) -> set[bytes]:
+    """Keys that nothing writes again every few seconds: those may be missing for a moment on a busy machine."""
+    return {key for key in valkey.scan_iter(count=1000) if not 0 <= valkey.pttl(key) < SHORT_LIVED_MS}
 
 
 def at_rest(api: httpx.Client) -> Metrics:
