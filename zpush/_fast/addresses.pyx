@@ -23,7 +23,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from zpush._fast.bucket cimport bucket_full, bucket_spend, rate_t
+from zpush._fast.bucket cimport bucket_full, bucket_spend, rate_t, rates_differ
 from zpush._fast.networks cimport address_from_text, address_is_v4
 from zpush._fast.table cimport siphash
 
@@ -55,8 +55,7 @@ cdef void addresses_free(addresses_t *a) noexcept nogil:
 
 cdef void addresses_limit(addresses_t *a, address_limits limits) noexcept nogil:
     cdef uint64_t i
-    if a.cells != NULL and (limits.begun.amount != a.limits.begun.amount
-                            or limits.begun.window_s != a.limits.begun.window_s):
+    if a.cells != NULL and rates_differ(limits.begun, a.limits.begun):
         for i in range(a.mask + 1):
             a.cells[i].bucket = 0
     a.limits = limits

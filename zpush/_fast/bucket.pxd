@@ -7,4 +7,5 @@ cdef struct rate_t:
 
 # How many of `wanted` may pass now; they are taken from the bucket. A bucket of 0 is full.
 cdef uint32_t bucket_spend(uint64_t *bucket, rate_t rate, uint32_t now_s, uint32_t wanted) noexcept nogil
+cdef bint rates_differ(rate_t a, rate_t b) noexcept nogil
 cdef bint bucket_full(uint64_t bucket, rate_t rate, uint32_t now_s) noexcept nogil

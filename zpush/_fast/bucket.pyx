@@ -1,10 +1,15 @@
 """A token bucket as one number, as in GCRA (ATM Forum TM 4.0, §4.4.2): when it will be full again.
 
 Rules. That time is counted in seconds times the rate's amount, so it is exact: one that passes takes window_s of it, and a
-second gives back `amount`. So `amount` may pass at once, and in the long run as many a window. The number means nothing under another rate: who changes a rate sets its buckets to 0, full.
+second gives back `amount`. So `amount` may pass at once, and in the long run as many a window. The number means
+nothing under another rate: who changes a rate sets its buckets to 0, full.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef bint rates_differ(rate_t a, rate_t b) noexcept nogil:
+    return a.amount != b.amount or a.window_s != b.window_s
 
 
 cdef uint64_t missing(uint64_t bucket, rate_t rate, uint32_t now_s) noexcept nogil:

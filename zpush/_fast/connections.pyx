@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from zpush._fast.addresses cimport address_limits, addresses_limit, addresses_release
-from zpush._fast.bucket cimport rate_t
+from zpush._fast.bucket cimport rate_t, rates_differ
 from zpush._fast.core cimport (
     ASKED, BLOCKED, BOUND, CLOSING, COUNTED, DISCARD, DOOMED, FINISH, HEAD, LINGER, OPEN, PROTOCOL_SSE, QUEUED, UNKNOWN,
     conn_t, core_count, core_free, core_handle, core_init, core_release, core_uncount,
@@ -92,8 +92,8 @@ cdef class Connections:
     cdef void set_rates(self, rate_t inbound, rate_t outbound) noexcept:
         """A bucket says nothing under another rate: then it is filled."""
         cdef uint32_t slot
-        cdef bint fills_inbound = _differ(inbound, self.core.limits.inbound)
-        cdef bint fills_outbound = _differ(outbound, self.core.limits.outbound)
+        cdef bint fills_inbound = rates_differ(inbound, self.core.limits.inbound)
+        cdef bint fills_outbound = rates_differ(outbound, self.core.limits.outbound)
         self.core.limits.inbound = inbound
         self.core.limits.outbound = outbound
         if fills_inbound or fills_outbound:
@@ -316,10 +316,6 @@ cdef class Connections:
     cdef int settle(self, list settled) except -1:
         self.on_settled(settled)
         return 0
-
-
-cdef bint _differ(rate_t a, rate_t b) noexcept:
-    return a.amount != b.amount or a.window_s != b.window_s
 
 
 cdef uint32_t _whole_s(object seconds) except? 0:

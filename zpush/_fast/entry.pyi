@@ -9,8 +9,8 @@ def read(fields: Sequence[bytes]) -> tuple[str, str, bytes, int, int] | None:
     None for any other form, also where it is a message: other fields or another order, an id that is not plain ASCII.
     """
 
-def read_headers(headers: list[Any], key: object, payload: bytes) -> tuple[str, str, int, int] | None:
-    """(message id, client id, Kind, expires in Unix ms or 0) of the headers id, type and perhaps expires, in order.
+def read_headers(headers: list[Any], key: object, payload: bytes) -> tuple[str, str, bytes, int, int] | None:
+    """The same of a record with the headers id, type and perhaps expires, in order.
 
     None for any other form, as above.
     """

@@ -17,8 +17,6 @@ cdef dict KINDS = {b"text": 1, b"binary": BINARY, b"json": 3}
 
 def read(fields):
     cdef list given
-    cdef bytes payload
-    cdef int64_t expires_ms = 0
     if type(fields) is not list:
         return None
     given = fields
@@ -29,38 +27,35 @@ def read(fields):
             return None
     if given[0] != b"id" or given[2] != b"key" or given[4] != b"payload" or given[6] != b"type":
         return None
-    message_id, client_id, kind = ascii_id(given[1]), ascii_id(given[3]), KINDS.get(given[7])
-    if message_id is None or client_id is None or kind is None:
+    if len(given) == 10 and given[8] != b"expires":
         return None
-    payload = given[5]
-    if kind != BINARY and utf8_step(0, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)):
-        return None
-    if len(given) == 10:
-        expires_ms = digits(given[9]) if given[8] == b"expires" else -1
-        if expires_ms < 0:
-            return None
-    return message_id, client_id, payload, kind, expires_ms
+    return judged(given[1], given[3], given[5], given[7], given[9] if len(given) == 10 else None)
 
 
 def read_headers(list headers not None, key, bytes payload not None):
     cdef Py_ssize_t count = len(headers)
-    cdef int64_t expires_ms = 0
     if count != 2 and count != 3 or type(key) is not bytes:
         return None
     id_value, type_value = value_of(headers[0], "id"), value_of(headers[1], "type")
-    if id_value is None or type_value is None:
+    expires_value = value_of(headers[2], "expires") if count == 3 else None
+    if id_value is None or type_value is None or (count == 3 and expires_value is None):
         return None
+    return judged(id_value, key, payload, type_value, expires_value)
+
+
+cdef inline tuple judged(bytes id_value, bytes key, bytes payload, bytes type_value, bytes expires_value):
+    """What both of the above answer. expires_value: None where there is none."""
+    cdef int64_t expires_ms = 0
     message_id, client_id, kind = ascii_id(id_value), ascii_id(key), KINDS.get(type_value)
     if message_id is None or client_id is None or kind is None:
         return None
     if kind != BINARY and utf8_step(0, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)):
         return None
-    if count == 3:
-        expires_value = value_of(headers[2], "expires")
-        expires_ms = digits(expires_value) if expires_value is not None else -1
+    if expires_value is not None:
+        expires_ms = digits(expires_value)
         if expires_ms < 0:
             return None
-    return message_id, client_id, kind, expires_ms
+    return message_id, client_id, payload, kind, expires_ms
 
 
 cdef inline bytes value_of(header, str name):

@@ -5,15 +5,7 @@ is killed. Memoryview items from Python cost a microsecond a message.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-
-cdef extern from "<time.h>" nogil:
-    ctypedef long time_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *now)
-    enum:
-        CLOCK_REALTIME
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 cdef enum:
     PRIORITIES = 3
@@ -57,25 +49,23 @@ cdef class Outcomes:
                 self.columns[priority].bucket[i] = bucket[i]
             self.columns[priority].sum_us = sum_us
 
-    cdef columns_t *columns_of(self, uint32_t priority, uint32_t outcome) except NULL:
-        if priority >= PRIORITIES or outcome >= OUTCOMES or self.columns[priority].outcome[outcome] == NONE:
+    cdef columns_t *add(self, uint32_t priority, bint redelivered, uint32_t outcome, uint64_t amount) except NULL:
+        """Into the outcome's column, and its reading's."""
+        cdef columns_t *columns = &self.columns[priority]
+        if priority >= PRIORITIES or outcome >= OUTCOMES or columns.outcome[outcome] == NONE:
             raise ValueError(f"no column for outcome {outcome} of priority {priority}")
-        return &self.columns[priority]
-
-    def count(self, uint32_t priority, bint redelivered, uint32_t outcome, uint64_t amount=1):
-        cdef columns_t *columns = self.columns_of(priority, outcome)
         self.cells[columns.outcome[outcome]] += amount
         if outcome != self.apart:
             self.cells[columns.taken[redelivered]] += amount
+        return columns
+
+    def count(self, uint32_t priority, bint redelivered, uint32_t outcome, uint64_t amount=1):
+        self.add(priority, redelivered, outcome, amount)
 
     def settle(self, uint32_t priority, bint redelivered, uint32_t outcome, int64_t queued_ms):
-        cdef columns_t *columns = self.columns_of(priority, outcome)
+        cdef columns_t *columns = self.add(priority, redelivered, outcome, 1)
         cdef int64_t waited_ms
         cdef uint32_t i = 0
-        self.cells[columns.outcome[outcome]] += 1
-        if outcome == self.apart:
-            return
-        self.cells[columns.taken[redelivered]] += 1
         if outcome == self.delivered:
             waited_ms = now_ms() - queued_ms
             if waited_ms > 0:

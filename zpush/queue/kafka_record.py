@@ -62,7 +62,7 @@ def message_of(record: KafkaRecord, headers: list[Any] | None, priority: Priorit
     queued_ms = written_ms if 0 <= written_ms < now_ms else now_ms
     usual = read_headers(headers, key, payload)
     if usual is not None and not usual[0].startswith(EVENT_ID):
-        message_id, client_id, kind, expires_ms = usual
+        message_id, client_id, payload, kind, expires_ms = usual
         return Message(message_id, client_id, payload, _KINDS[kind], _CLIENT, priority, expires_ms, queued_ms)
     known = {name: value for name, value in headers if value is not None}
     place = f"{record.topic()}:{record.partition()}:{record.offset()}"  # the id where the sender gave none

@@ -37,10 +37,7 @@ class DirectPushes:
 
     def add(self, message: Message, clients: Sequence[str], deadline_s: float) -> list[Copy]:
         """Outcomes are in the copies, in the order in which clients are named."""
-        if len(clients) == 1:  # as nearly always
-            copies = [Copy(message, clients[0], deadline_s, request=self)]
-        else:
-            copies = [Copy(message, client, deadline_s, request=self) for client in clients]
+        copies = [Copy(message, client, deadline_s, request=self) for client in clients]
         self.copies += copies
         self._left += len(copies)
         return copies
