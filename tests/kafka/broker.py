@@ -1,8 +1,8 @@
 """A real Kafka broker on 127.0.0.1, KRaft with one node, for tests and for `make kafka`.
 
-Rules. It dies with the process that started it, and answers when start() returns. Its ports lie below the kernel's
-ephemeral range: a client that tries again and again while the broker is down could otherwise be given the broker's own
-port and talk to itself. PLAINTEXT is always there; SASL and TLS listeners come beside it.
+Rules. It dies with the process that started it, and answers when start() returns. It keeps its ports while it is down,
+and no client that tries again and again is given one of them by the kernel (free_port). PLAINTEXT is always there;
+SASL and TLS listeners come beside it.
 
 Two things are kept from a first run, made once for each Java: a class data archive (half the start's time) and
 `bootstrap.checkpoint`, which says what the new cluster can do. Without the latter, KIP-848 groups are refused.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -21,7 +20,7 @@ import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import Any
@@ -30,11 +29,10 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.kafka.jars import cache, jars, made_once
-from tests.support import end, run, spawn
+from tests.support import end, free_port, run, spawn
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-PORTS = range(20_000, 30_000)
 START_ATTEMPTS = 5  # each with other ports
 CHECKPOINT = "bootstrap.checkpoint"
 ARCHIVE = "classes.jsa"
@@ -161,7 +159,7 @@ class Broker:
     def _pick_ports(self) -> dict[str, int]:
         ports = {"PLAINTEXT": self._port} if self._port else {}
         for name in self._protocols:
-            ports.setdefault(name, _free_port(ports.values()))
+            ports.setdefault(name, free_port())
         return ports
 
     def _properties(self) -> dict[str, str]:
@@ -236,18 +234,6 @@ def answers(bootstrap: str) -> bool:
         return bool(AdminClient(quiet).list_topics(timeout=2.0).brokers)
     except KafkaException:
         return False
-
-
-def _free_port(taken: Collection[int]) -> int:
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in taken:
-            return port
 
 
 def _new_id() -> str:

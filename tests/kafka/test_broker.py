@@ -21,7 +21,7 @@ from tests.kafka import broker as broker_module
 from tests.kafka.broker import Broker, answers
 from tests.kafka.fixtures import Kafka, need_java
 from tests.kafka.jars import INSTALL, made_once
-from tests.support import ROOT, alive, end, run, spawn, wait_until
+from tests.support import ROOT, alive, end, free_port, run, spawn, wait_until
 
 FAST = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200}
 
@@ -139,8 +139,7 @@ def test_a_port_that_is_taken_before_the_broker_has_it_is_replaced(monkeypatch: 
     need_java()
     with socket.create_server(("127.0.0.1", 0)) as other:
         picked = iter([other.getsockname()[1]])
-        pick = broker_module._free_port
-        monkeypatch.setattr(broker_module, "_free_port", lambda taken: next(picked, None) or pick(taken))
+        monkeypatch.setattr(broker_module, "free_port", lambda: next(picked, None) or free_port())
         broker = Broker()
         try:
             broker.start()

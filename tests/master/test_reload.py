@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.master.run import Run, connect, who
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, free_port, wait_until
 from zpush import config
 from zpush.config.settings import SECTIONS, SETTINGS
 from zpush.errors import ConfigError
@@ -230,14 +230,14 @@ def test_workers_in_the_file_are_added_and_retire(run: Run, file: Path) -> None:
 
 
 def test_workers_that_cannot_be_added_are_told(run: Run, file: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = other.getsockname()[1]
+    port = free_port(2)
+    with socket.create_server(("127.0.0.1", port + 1)):
         file.write_text("[server]\nworkers = 1\n")
-        run.start("processor.instances=0", f"peers.port={taken - 1}", config=file)
+        run.start("processor.instances=0", f"peers.port={port}", config=file)
         run.ready()
         file.write_text("[server]\nworkers = 2\n")
         [problem] = run.reload()["problems"]
-    assert f"peers.port: cannot listen on 127.0.0.1 port {taken}" in problem
+    assert f"peers.port: cannot listen on 127.0.0.1 port {port + 1}" in problem
     assert len(run.ready()["workers"]) == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -121,17 +120,9 @@ def test_number_is_free_again_only_when_its_worker_has_ended(run: Run) -> None:
     wait_until(lambda: answering(status["addresses"]["clients"]) == {0, 1, 2}, "all answer")
 
 
-def taken_beside_free() -> tuple[socket.socket, int]:
-    """A listener, and the port below its own, which is free."""
-    while True:
-        port = free_port()
-        with contextlib.suppress(OSError):
-            return socket.create_server(("127.0.0.1", port + 1)), port
-
-
 def test_peers_port_that_is_taken_is_told_and_nothing_grows(run: Run) -> None:
-    other, port = taken_beside_free()
-    with other:
+    port = free_port(2)
+    with socket.create_server(("127.0.0.1", port + 1)):
         run.start(*ONE, f"peers.port={port}")
         run.ready()
         run.signal(signal.SIGTTIN)
