@@ -46,8 +46,9 @@ def lacking(why: str) -> NoReturn:
 def free_port(count: int = 1) -> int:
     """A TCP port on 127.0.0.1 that nobody listens on now, the first of `count` such in a row.
 
-    None that the kernel hands out by itself: between this look and the server's own bind() any connection of another
-    test could get such a one. Processes look in places of their own, and a process never gives the same port twice.
+    None that the kernel hands out by itself: any connection could get such a one before the server has it, or while it
+    is down; a client that tries again and again could even be given its server's port and talk to itself. Processes
+    look in places of their own, and a process never gives the same port twice.
     """
     for _ in range(len(_PORTS)):
         ports = [_PORTS[next(_next_port) % len(_PORTS)] for _ in range(count)]

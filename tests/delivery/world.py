@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from tests.support import free_port
 from zpush.delivery.base import Entry, Job, Settled
 from zpush.delivery.peers import Peers, PeerServer
 from zpush.delivery.router import Router
@@ -88,7 +89,7 @@ class Box:
         """On a free port, or on the one that another box left."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", port))
+        sock.bind(("127.0.0.1", port or free_port()))
         self._listener = await asyncio.get_running_loop().create_server(self.server.protocol_factory, sock=sock)
         host, port = sock.getsockname()
         self.node = msgspec.structs.replace(self.node, address=f"{host}:{port}")

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.master.run import Run, connect, tell, who
-from tests.support import alive, wait_until
+from tests.support import alive, free_port, wait_until
 from zpush.master import supervisor
 from zpush.master.backoff import Timings
 from zpush.master.reactor import Reactor
@@ -132,7 +132,7 @@ def test_slot_is_back_in_its_groups_when_its_worker_is_ready(run: Run) -> None:
 
 
 def test_port_taken_by_another_program_meanwhile_is_told_and_tried_again(run: Run) -> None:
-    run.start(*ONE)
+    run.start(*ONE, f"peers.port={free_port()}")
     status = run.ready()
     run.set_mode("crash")
     kill_worker(status, 0)

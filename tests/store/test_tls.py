@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.store.certificate import self_signed
-from tests.store.servers import Binary, Sentinel, Server, debian_redis, steady_port
+from tests.store.servers import Binary, Sentinel, Server, debian_redis
 from tests.store.stores import started
-from tests.support import lacking, wait_until
+from tests.support import free_port, lacking, wait_until
 from zpush.store import Store
 
 
@@ -34,7 +34,7 @@ class Secured:
 
     def start(self, **settings: str) -> str:
         """Its TLS address."""
-        port = steady_port()
+        port = free_port()
         server = Server(self._directory, self._binary, tls_port=str(port), **self._settings, **settings)
         self.servers.append(server)
         server.start()
@@ -42,7 +42,7 @@ class Secured:
 
     def watch(self, address: str) -> str:
         """A Sentinel's TLS address."""
-        port = steady_port()
+        port = free_port()
         sentinel = Sentinel(self._directory, self._binary)
         self.servers.append(sentinel)
         tls = [f"{name.replace('_', '-')} {value}" for name, value in self._settings.items()]
@@ -84,7 +84,7 @@ async def test_one_server(secured: Secured) -> None:
 
 
 async def test_a_cluster(secured: Secured) -> None:
-    address = secured.start(cluster_enabled="yes", cluster_port=str(steady_port()), tls_cluster="yes")
+    address = secured.start(cluster_enabled="yes", cluster_port=str(free_port()), tls_cluster="yes")
     [node] = secured.servers
     node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     wait_until(lambda: "cluster_state:ok" in str(node.command("CLUSTER", "INFO")), "the cluster is well")

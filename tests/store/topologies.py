@@ -28,9 +28,8 @@ from tests.store.servers import (
     Binary,
     Sentinel,
     Server,
-    steady_port,
 )
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 
 SERVICE = "main"
 SHARDS = 3
@@ -270,7 +269,7 @@ class Cluster(Topology):
                 self.directory,
                 binary,
                 cluster_enabled="yes",
-                cluster_port=str(steady_port()),
+                cluster_port=str(free_port()),
                 cluster_node_timeout=str(NODE_TIMEOUT_MS),
                 cluster_allow_replica_migration="no",
                 cluster_replica_validity_factor="0",
