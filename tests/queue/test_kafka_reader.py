@@ -59,10 +59,14 @@ class Raw:
 
 
 class Handle:
-    """A consumer whose consume() answers a rebalance, and has one record of each partition beside it."""
+    """A consumer whose consume() answers a rebalance, and has one record of each partition beside it.
+
+    committed: (partition, offset) in the order in which they came.
+    """
 
     def __init__(self, rebalance: Callable[[Any, Any], None]) -> None:
         self._rebalance = rebalance
+        self.committed: list[tuple[int, int]] = []
 
     def poll(self, timeout_s: float) -> Raw:
         return Raw(0, 5)
@@ -73,9 +77,26 @@ class Handle:
         return found
 
     def commit(self, offsets: Any, asynchronous: bool) -> list[Any]:
+        self.committed += [(each.partition, each.offset) for each in offsets]
         return []
 
     def incremental_unassign(self, partitions: Any) -> None: ...
+
+
+class World:
+    """A reader that holds partitions 0 and 1, of which `how` takes the first away."""
+
+    def __init__(self, how: str) -> None:
+        self.reader = Reader(
+            NORMAL, TOPIC, TOPIC, "zpush.dead", CONFIG, 1000, 1.0, lambda *_: None, lambda *_: None, bool
+        )
+        self.poller = self.reader._poller
+        self.handle = Handle(getattr(self.poller, how))
+        self.poller._loop = asyncio.get_running_loop()
+        self.poller._consumer = self.handle  # type: ignore[assignment]
+        keys = [(TOPIC, number) for number in (0, 1)]
+        self.poller._held.update(keys)
+        self.reader.assigned([Tenure(key, 0, Note(0), 10) for key in keys])
 
 
 @pytest.mark.parametrize(("session", "suspect_s"), [("", 4.0), ("45000", 4.0), ("1500", 0.75)])
@@ -87,13 +108,19 @@ async def test_a_stop_is_suspect_before_any_session_ends(session: str, suspect_s
 
 @pytest.mark.parametrize("how", ["_on_revoke", "_on_lost"])
 async def test_records_that_are_in_hand_when_their_partition_goes_are_dropped(how: str) -> None:
-    reader = Reader(NORMAL, TOPIC, TOPIC, "zpush.dead", CONFIG, 1000, 1.0, lambda *_: None, lambda *_: None, bool)
-    poller = reader._poller
-    poller._loop = asyncio.get_running_loop()
-    poller._consumer = Handle(getattr(poller, how))  # type: ignore[assignment]
-    reader.assigned([Tenure((TOPIC, number), 0, Note(0), 10) for number in (0, 1)])
-    reader.answered(True)
-    await asyncio.to_thread(poller._read, 500)
+    world = World(how)
+    await asyncio.to_thread(world.poller._commit)
+    await asyncio.to_thread(world.poller._read, 500)
     await asyncio.sleep(0)  # what it has told the loop
-    assert [(r.partition, r.position) for r in reader.take(10)] == [(1, 7)]
-    assert poller._brought - reader.taken == 0, "nothing is waited for that will not come"
+    assert [(r.partition, r.position) for r in world.reader.take(10)] == [(1, 7)]
+    assert world.poller._brought - world.reader.taken == 0, "nothing is waited for that will not come"
+
+
+@pytest.mark.parametrize(("how", "last"), [("_on_revoke", [(0, 0)]), ("_on_lost", [])])
+async def test_a_commit_that_a_rebalance_has_overtaken_is_not_made(how: str, last: list[tuple[int, int]]) -> None:
+    """It would take the next owner back to where this one was."""
+    world = World(how)
+    await asyncio.to_thread(world.poller._read, 500)  # before the commit's turn
+    assert world.handle.committed == last
+    await asyncio.to_thread(world.poller._commit)
+    assert world.handle.committed == [*last, (1, 0)]

@@ -111,7 +111,8 @@ class Poller:
         self._brought_bytes = 0
         self._commits: deque[Sequence[Commit]] = deque()
         self._gaps: deque[tuple[Key, range]] = deque()  # to be explained
-        self._taken_away: set[Key] = set()  # since the last poll()
+        self._held: set[Key] = set()
+        self._has_lost = False  # partitions, since the last poll()
         self._news = threading.Event()  # more room, something to commit, the end
         self._stopping = threading.Event()
         self._is_paused = False
@@ -181,10 +182,10 @@ class Poller:
         first = self._consumer.poll(POLL_S)
         if first is None:
             return
-        self._taken_away.clear()
+        self._has_lost = False
         found = [first, *self._consumer.consume(room - 1, 0)] if room > 1 else [first]
-        if self._taken_away:  # consume() answers rebalances too, with records in our hands
-            found = [record for record in found if (record.topic(), record.partition()) not in self._taken_away]
+        if self._has_lost:  # consume() answers rebalances too, with records in our hands
+            found = [record for record in found if (record.topic(), record.partition()) in self._held]
         self._bring(found)
 
     def _bring(self, found: list[KafkaRecord]) -> None:
@@ -231,7 +232,10 @@ class Poller:
 
     def _commit(self) -> None:
         while self._commits:
-            self._call(self._side.answered, self._commit_now(self._consumer, self._commits.popleft()))
+            # What a rebalance has overtaken says less than what its partition was given up with: the brokers would
+            # take it all the same, and the partition's next owner would begin there.
+            commits = [commit for commit in self._commits.popleft() if commit.key in self._held]
+            self._call(self._side.answered, not commits or self._commit_now(self._consumer, commits))
 
     def _commit_now(self, consumer: Consumer, commits: Sequence[Commit]) -> bool:
         """False where the brokers did not take it all."""
@@ -260,7 +264,7 @@ class Poller:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         tenures = self._look_up(consumer, partitions) if partitions else []
-        self._taken_away.difference_update(tenure.key for tenure in tenures)
+        self._held.update(tenure.key for tenure in tenures)
         consumer.incremental_assign([TopicPartition(*tenure.key, tenure.offset) for tenure in tenures])
         # librdkafka remembers a pause beyond a revocation.
         (consumer.pause if self._is_paused else consumer.resume)(partitions)
@@ -285,12 +289,15 @@ class Poller:
         told = asyncio.run_coroutine_threadsafe(self._side.give_up(_keys(partitions)), self._loop)
         if commits := told.result(GIVE_UP_S):
             self._commit_now(consumer, commits)
-        self._taken_away.update(_keys(partitions))
-        consumer.incremental_unassign(partitions)
+        self._unassign(consumer, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._call(self._side.lost, _keys(partitions))
-        self._taken_away.update(_keys(partitions))
+        self._unassign(consumer, partitions)
+
+    def _unassign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._held.difference_update(_keys(partitions))
+        self._has_lost = True
         consumer.incremental_unassign(partitions)
 
 
