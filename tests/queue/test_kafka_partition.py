@@ -70,6 +70,7 @@ def hand_out(partition: Partition, offsets: Iterable[int]) -> list[tuple[int, ob
     """Those that are wanted and announced, with their records."""
     out = []
     for offset in offsets:
+        assert not partition.is_behind(offset), "records of one log, in order"
         if not partition.may_hand_out(offset):
             break
         if partition.wants(offset):
@@ -149,6 +150,16 @@ def test_only_the_unfinished_is_redelivered_and_only_what_existed() -> None:
     assert not after.finish(10, records[10]), "a record of another tenure"
 
 
+def test_what_an_earlier_reader_has_finished_may_come_by_after_a_commit() -> None:
+    """Between two batches: the buffer goes on with a record that the commit counts as finished already."""
+    partition = Partition(Tenure(KEY, 10, Note(30, (range(11, 13), range(14, 15))), 30), 3)
+    announced(partition)
+    [(_, record)] = hand_out(partition, [10])
+    assert partition.finish(10, record)
+    assert announced(partition).offset == 13
+    assert [offset for offset, _ in hand_out(partition, range(11, 16))] == [13, 15]
+
+
 def test_an_orderly_end_says_how_far_it_went() -> None:
     partition = partition_at(None, 100)
     announced(partition)
@@ -199,11 +210,12 @@ def test_whatever_happens_nothing_is_lost_and_every_repetition_says_so(steps: li
 
     for step, argument in [*steps, ("crash", None)]:
         if step == "take":
-            for offset, record in hand_out(partition, range(position, min(end, position + int(str(argument))))):
+            stop = min(end, position + int(str(argument)))
+            for offset, record in hand_out(partition, range(position, stop)):
                 assert offset not in safe, "finished before, and committed"
                 unmarked[offset] += offset >= partition.mark
                 out[offset] = record
-            position = partition._next
+            position = next((o for o in range(position, stop) if not partition.may_hand_out(o)), stop)
         elif step == "finish":
             assert isinstance(argument, list)
             for offset in [o for i, o in enumerate(sorted(out)) if i in argument]:

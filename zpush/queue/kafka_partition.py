@@ -58,7 +58,7 @@ class Partition:
         self.mark = min(tenure.note.taken, tenure.end)  # what did not exist yet was taken by nobody
         self.outstanding: dict[int, object] = {}  # by offset, in order
         self.leaving = False
-        self._next = tenure.offset  # of the next record to hand out
+        self._next = tenure.offset  # behind the last record that came by
         self._next_then = tenure.offset  # at the last commit
         self._finished = deque(tenure.note.finished)  # by an earlier reader, at _next or after it
         self._announced = tenure.offset  # what lies before it may be handed out
@@ -129,8 +129,10 @@ class Partition:
         return self._next + ahead if self._announced - self._next < ahead // 2 else self._announced
 
     def _progress(self, taken: int) -> Commit:
-        while self._finished and self._finished[0].start <= self._next:
-            self._next = max(self._next, self._finished.popleft().stop)
-        offset = next(iter(self.outstanding), self._next)
-        finished = [*kafka_note.gaps(self.outstanding, self._next), *self._finished]
-        return Commit(self.key, offset, kafka_note.encode(offset, max(taken, self._next), finished), taken)
+        later = deque(self._finished)
+        reached = self._next  # and what an earlier reader has finished right behind it: it may have yet to come by
+        while later and later[0].start <= reached:
+            reached = max(reached, later.popleft().stop)
+        offset = next(iter(self.outstanding), reached)
+        finished = [*kafka_note.gaps(self.outstanding, reached), *later]
+        return Commit(self.key, offset, kafka_note.encode(offset, max(taken, reached), finished), taken)
