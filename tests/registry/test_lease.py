@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zpush._fast.lease import read_all
+from zpush._fast.lease import keys_of, read_all
 from zpush.registry.base import Lease
 from zpush.registry.lease import own, parse, parse_any
 
@@ -48,4 +48,21 @@ def test_a_batch_is_read_as_each_alone(values: list[bytes | None]) -> None:
     """Leases of a few nodes, whose ids begin alike, among others and gaps."""
     ids = [f"c{place}" for place in range(len(values))]
     alone = [None if value is None else parse_any(each, value) for each, value in zip(ids, values, strict=True)]
-    assert read_all(ids, values, Lease, parse_any) == alone
+    assert read_all(ids, values, parse_any) == alone
+
+
+def test_a_lease_is_a_value() -> None:
+    lease = Lease("c", "a", 17, user_id="u")
+    assert lease.at_epoch(18) == Lease("c", "a", 18, "u") != lease == Lease("c", "a", 17, "u")
+    assert len({lease, Lease("c", "a", 17, "u"), Lease("d", "a", 17, "u"), Lease("c", "b", 17, "u")}) == 3
+    assert (lease.client_id, lease.node_id, lease.epoch, lease.user_id) == ("c", "a", 17, "u")
+    assert repr(Lease("c", "a", 17)) == "Lease(client_id='c', node_id='a', epoch=17, user_id='')"
+    with pytest.raises(AttributeError):
+        lease.epoch = 18  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Lease(None, "a", 17)  # type: ignore[arg-type]
+
+
+@given(st.text(), st.lists(st.text()))
+def test_keys(prefix: str, client_ids: list[str]) -> None:
+    assert keys_of(prefix, client_ids) == [prefix + client_id for client_id in client_ids]

@@ -1,17 +1,15 @@
-"""Reads leases' texts as this version writes them. registry/lease.py has the definition, and reads all other forms.
+"""Leases, and how their texts are read as this version writes them. registry/lease.py has the definition of these, and
+reads all other forms.
 
-Rules. A look-up is a batch, and its leases are of a few nodes: the node id of the lease before is the same object, and
-the leases are made by one C call each, without a tuple of arguments.
+Rules. A look-up is a batch, and its leases are of a few nodes: the node id of the lease before is the same object. Many
+leases are made and forgotten with every batch: those forgotten last are kept to be made anew.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DecodeASCII
+from cpython.unicode cimport PyUnicode_Concat, PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp
-
-cdef extern from "Python.h":
-    object PyObject_Vectorcall(object callable, PyObject *const *args, size_t nargs, PyObject *kwnames)
 
 cdef enum:
     MAX_EPOCH_DIGITS = 15  # as in registry/lease.py
@@ -25,23 +23,67 @@ cdef struct parts_t:
     Py_ssize_t user_size
 
 
-def read(bytes value not None):
+@cython.final
+@cython.no_gc  # it refers to nothing that could refer to it
+@cython.freelist(1000)
+cdef class Lease:
+    cdef readonly str client_id
+    cdef readonly str node_id
+    cdef readonly int64_t epoch
+    cdef readonly str user_id
+
+    def __init__(self, str client_id not None, str node_id not None, int64_t epoch, str user_id not None=""):
+        self.client_id, self.node_id, self.epoch, self.user_id = client_id, node_id, epoch, user_id
+
+    def at_epoch(self, int64_t epoch):
+        return made(self.client_id, self.node_id, epoch, self.user_id)
+
+    def __eq__(self, other):
+        return isinstance(other, Lease) and fields(self) == fields(<Lease>other)
+
+    def __hash__(self):
+        return hash(fields(self))
+
+    def __repr__(self):
+        return "Lease(client_id={!r}, node_id={!r}, epoch={!r}, user_id={!r})".format(*fields(self))
+
+
+cdef Lease made(str client_id, str node_id, int64_t epoch, str user_id):
+    """Without a call of the type, which would cost as much again."""
+    cdef Lease lease = Lease.__new__(Lease)
+    lease.client_id, lease.node_id, lease.epoch, lease.user_id = client_id, node_id, epoch, user_id
+    return lease
+
+
+cdef tuple fields(Lease lease):
+    return lease.client_id, lease.node_id, lease.epoch, lease.user_id
+
+
+def keys_of(str prefix not None, client_ids):
+    cdef str client_id
+    cdef list found = []
+    for client_id in client_ids:
+        found.append(PyUnicode_Concat(prefix, client_id))
+    return found
+
+
+def read(str client_id not None, bytes value not None):
     cdef parts_t parts
     if not take_apart(value, &parts):
         return None
-    return (
+    return made(
+        client_id,
         PyUnicode_DecodeASCII(parts.node, parts.node_size, NULL),
         parts.epoch,
         PyUnicode_DecodeASCII(parts.user, parts.user_size, NULL),
     )
 
 
-def read_all(client_ids, list values not None, make, otherwise):
+def read_all(client_ids, list values not None, otherwise):
     cdef parts_t parts
     cdef const char *known = NULL  # the node id that `node` is made of, in a value that the list keeps
     cdef Py_ssize_t known_size = 0, at = 0
-    cdef PyObject *args[4]
-    cdef object node = "", value, client_id, epoch, user
+    cdef str node = "", client_id
     cdef list found = []
     for client_id in client_ids:
         value = values[at]
@@ -52,12 +94,8 @@ def read_all(client_ids, list values not None, make, otherwise):
             if parts.node_size != known_size or memcmp(parts.node, known, known_size) != 0:
                 node = PyUnicode_DecodeASCII(parts.node, parts.node_size, NULL)
                 known, known_size = parts.node, parts.node_size
-            epoch = parts.epoch
             user = PyUnicode_DecodeASCII(parts.user, parts.user_size, NULL)
-            args[0], args[1], args[2], args[3] = (
-                <PyObject *>client_id, <PyObject *>node, <PyObject *>epoch, <PyObject *>user
-            )
-            found.append(PyObject_Vectorcall(make, args, 4, NULL))
+            found.append(made(client_id, node, parts.epoch, user))
         else:
             found.append(otherwise(client_id, value))
     return found

@@ -13,18 +13,10 @@ from typing import Protocol
 
 import msgspec
 
+from zpush._fast.lease import Lease as Lease  # noqa: PLC0414 - a part of the contract
 from zpush.errors import RegistryUnavailable
 
 IN_TIME_MS = 250  # a handshake whose lease is not written by then is opened without; written later, it counts as late
-
-
-class Lease(msgspec.Struct, frozen=True, gc=False):  # it refers to nothing that could refer to it
-    """client_id is at node node_id since epoch (Unix ms of its handshake, or one more than the epoch it replaced)."""
-
-    client_id: str
-    node_id: str
-    epoch: int
-    user_id: str = ""
 
 
 Stored = Lease | RegistryUnavailable | None  # an error: the client's shard is away, while others may not be

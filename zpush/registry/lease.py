@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 
-from zpush._fast.lease import read
-from zpush.registry.base import Lease
+from zpush._fast.lease import Lease, read
 
 MAX_EPOCH_DIGITS = 15  # below 2^53: Lua's numbers are doubles
 _VALUE = re.compile(rf"[1-9][0-9]? ([0-9]{{1,{MAX_EPOCH_DIGITS}}}) ([!-~]+) ([^\x00-\x1f]*)")
@@ -20,8 +19,7 @@ _VALUE = re.compile(rf"[1-9][0-9]? ([0-9]{{1,{MAX_EPOCH_DIGITS}}}) ([!-~]+) ([^\
 
 def parse(client_id: str, value: bytes) -> Lease | None:
     """None where the value is foreign. What a look-up finds is read by read_all(), in C."""
-    found = read(value)
-    return Lease(client_id, *found) if found is not None else parse_any(client_id, value)
+    return read(client_id, value) or parse_any(client_id, value)
 
 
 def parse_any(client_id: str, value: bytes) -> Lease | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Any
 
-from zpush._fast.lease import read_all
+from zpush._fast.lease import keys_of, read_all
 from zpush.config.settings import Registry as Settings
 from zpush.errors import RegistryUnavailable
 from zpush.registry.answers import Foreign, checked
@@ -154,11 +154,10 @@ class RedisRegistry:
 
     async def look_up(self, client_ids: Sequence[str], *, fresh: bool = False) -> list[Stored]:
         old = self._reads_replicas and not fresh
-        prefix = self._lease
-        values = await self._store.mget([prefix + client_id for client_id in client_ids], replica=old)
+        values = await self._store.mget(keys_of(self._lease, client_ids), replica=old)
         if old:
             await self._confirm(client_ids, values)
-        return read_all(client_ids, values, Lease, self._of_no_usual_form)
+        return read_all(client_ids, values, self._of_no_usual_form)
 
     async def _confirm(self, client_ids: Sequence[str], values: list[Any]) -> None:
         """A replica that has nothing may be behind: the primaries fill its gaps."""

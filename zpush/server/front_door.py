@@ -251,7 +251,7 @@ class FrontDoor:
         if not opened:
             self._tasks.spawn(self._give_back(opening, registration))
             return
-        self._keeper.written(opening.handle, msgspec.structs.replace(opening.lease, epoch=registration.epoch))
+        self._keeper.written(opening.handle, opening.lease.at_epoch(registration.epoch))
         if replaced is not None and replaced.node_id != self._keeper.node_id:
             on_dead = self._presence.expired if self._presence is not None else None
             self._calls.spawn(close_replaced(replaced, self._router, self._peers, on_dead))  # ours was closed by _open
@@ -273,9 +273,9 @@ class FrontDoor:
         """The client went before it was open: the connection that it would have replaced holds the id again."""
         if opening.replaced and self.engine.rebind(opening.replaced):
             self.engine.set_epoch(opening.replaced, registration.epoch)  # the new lease names this worker, too
-            self._keeper.written(opening.replaced, msgspec.structs.replace(opening.lease, epoch=registration.epoch))
+            self._keeper.written(opening.replaced, opening.lease.at_epoch(registration.epoch))
             return
-        await self._remove([msgspec.structs.replace(opening.lease, epoch=registration.epoch)])
+        await self._remove([opening.lease.at_epoch(registration.epoch)])
         if registration.replaced is not None and registration.replaced.node_id != self._keeper.node_id:
             try:
                 await self._registry.register_late(registration.replaced)
