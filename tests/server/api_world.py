@@ -22,6 +22,7 @@ from zpush.registry.base import Lease
 from zpush.scoreboard import WORKER, Scoreboard
 from zpush.server.api import Api, ApiContext
 from zpush.server.http import MAX_BODY_BYTES
+from zpush.server.http_message import HttpRequest
 
 KEY = "a-key-of-at-least-16-characters"
 SETTINGS = Settings()
@@ -125,3 +126,24 @@ async def api_world(settings: Settings = SETTINGS, **headers: str) -> AsyncItera
 
 def with_api(**changes: Any) -> Settings:
     return replace(SETTINGS, api=replace(SETTINGS.api, **changes))
+
+
+def outcomes(response: httpx.Response) -> list[tuple[str, str]]:
+    assert response.status_code == 200, response.text
+    return [(row.get("client", ""), row["outcome"]) for row in response.json()["outcomes"]]
+
+
+def error(response: httpx.Response) -> tuple[int, str, str]:
+    body = response.json()["error"]
+    assert set(body) == {"code", "message", "field"}
+    return response.status_code, body["code"], body["field"]
+
+
+def posted(body: bytes) -> HttpRequest:
+    return HttpRequest("POST", "/v1/push", "", {}, False, True, False, len(body), body)
+
+
+async def zuul(world: World, method: str, client: str = "c1", body: bytes = b"hi", headers: Any = None) -> int:
+    sent = {**({"X-CUSTOMER_ID": client} if client else {}), **(headers or {})}
+    response = await world.http.request(method, "/push", content=body if method == "POST" else None, headers=sent)
+    return response.status_code
