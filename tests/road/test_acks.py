@@ -128,6 +128,18 @@ async def test_a_secure_token_is_the_connections(server: Server, api: Api, conne
     await again.close()
 
 
+async def test_a_queued_push_goes_to_its_tokens_connection_only(
+    server: Server, api: Api, connect: Connect, name: str
+) -> None:
+    device = await connect(server, name, subprotocols=["zpush.v1"], secure_token="1")
+    token = (await device.receive_json())["secure_token"]
+    before = (await api.metrics()).total("zpush_messages_total", outcome="rejected")
+    for text, shown in (("wrong", "x" * 20), ("right", token)):
+        await api.push({"client": name}, text=text, secure_token=shown)
+    assert (await device.receive_json())["data"] == "right"
+    await api.until_counted("zpush_messages_total", before + 1, outcome="rejected")
+
+
 async def test_an_event_stream_gets_its_token_as_an_event(server: Server, api: Api, name: str) -> None:
     async with httpx.AsyncClient(base_url=f"http://{server.clients}", trust_env=False) as client:
         parameters = {"client": name, "secure_token": "1"}

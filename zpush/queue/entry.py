@@ -22,6 +22,8 @@ def to_fields(message: Message) -> list[str | bytes]:
     ]  # fmt: skip
     if message.expires_ms != NEVER:
         fields += ("expires", b"%d" % message.expires_ms)
+    if message.secure_token:
+        fields += ("token", message.secure_token)
     if message.target is Target.USER:
         fields += ("target", f"user:{message.key}")
     elif message.target is Target.ALL:
@@ -41,4 +43,4 @@ def from_fields(fields: Sequence[bytes], priority: Priority, queued_ms: int, str
     return from_headers(headers.get(b"key"), payload, known, priority, queued_ms, f"{stream}:{position.decode()}")
 
 
-_HEADERS = ((b"id", "id"), (b"type", "type"), (b"expires", "expires"), (b"target", "target"))
+_HEADERS = [(name.encode(), name) for name in ("id", "type", "expires", "target", "token")]
