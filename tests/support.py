@@ -208,10 +208,21 @@ class Valkey:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def halt(pid: int) -> None:
+    """SIGSTOP, until every thread stands still: on a busy machine they run on until the first one has had its turn."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = [*Path(f"/proc/{pid}/task").iterdir()]
+    wait_until(lambda: all(_state(task) in "tTX" for task in tasks), f"{pid} stands still")
+
+
 def alive(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
+    return _state(Path(f"/proc/{pid}")) not in "ZX"
+
+
+def _state(process: Path) -> str:
+    """One letter, proc_pid_stat(5); X also where it is gone."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return (process / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
+        return "X"

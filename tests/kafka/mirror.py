@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 
 from tests.kafka.jars import jars
-from tests.support import ROOT, end, spawn
+from tests.support import ROOT, end, halt, spawn
 
 SAMPLES = ROOT / "deploy" / "mirror"
 STOP_TIMEOUT_S = 20.0
@@ -53,7 +53,7 @@ class Mirror:
 
     def pause(self) -> None:
         """SIGSTOP."""
-        os.kill(self._process.pid, signal.SIGSTOP)
+        halt(self._process.pid)
 
     def resume(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.master.run import Run, connect, tell, who
-from tests.support import alive, free_port, wait_until
+from tests.support import alive, free_port, halt, wait_until
 from zpush.master import supervisor
 from zpush.master.backoff import Timings
 from zpush.master.reactor import Reactor
@@ -60,7 +60,7 @@ def test_connection_made_while_a_worker_is_replaced_waits_for_the_next(run: Run)
     status = run.ready()
     address = status["addresses"]["clients"]
     pid = status["workers"][0]["pid"]
-    os.kill(pid, signal.SIGSTOP)  # it accepts nothing from now on
+    halt(pid)  # it accepts nothing from now on
     with connect(address) as waiting:
         waiting.sendall(b"who")
         os.kill(pid, signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_workers_are_not_blamed_for_a_pause_of_the_whole_machine(run: Run) -> No
     status = run.ready()
     pids = [run.process.pid, status["workers"][0]["pid"]]  # type: ignore[union-attr]
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        halt(pid)
     # Nothing can be awaited while all are stopped but the time itself.
     paused_until = time.monotonic() + 1.0
     wait_until(lambda: time.monotonic() > paused_until, "the pause")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.queue.backends import Backend, StreamsBackend
-from tests.support import eventually
+from tests.support import eventually, halt
 from zpush.errors import QueueUnavailable
 from zpush.protocol.message import new_id
 from zpush.queue.base import ReceiptReader, ReceiptWriter
@@ -208,7 +208,7 @@ async def test_a_stop_does_not_wait_for_ever(streams: StreamsBackend, stack: con
     desk = Desk(streams, stack)
     writer = open_receipt_writer(desk.queue, desk.url)
     await writer.start()
-    os.kill(streams.valkey.pid, signal.SIGSTOP)
+    halt(streams.valkey.pid)
     try:
         writer.write(receipt(), desk.done.append)
         await writer.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.registry.support import registry_at
 from tests.store.topologies import Topology
-from tests.support import Valkey
+from tests.support import Valkey, halt
 from zpush.registry import redis
 from zpush.registry.base import IN_TIME_MS, Lease, Registration, Renewal
 from zpush.registry.redis import RedisRegistry
@@ -111,7 +111,7 @@ async def test_a_server_that_stood_still_carries_out_late_what_was_sent_before(
     async with registry_at(valkey.url) as (registry, store):
         await store.call("", "PING")  # the answer to what was asked at the connect has come, too
         await registry.register(C, "", B, NOW_MS + 1000)
-        os.kill(valkey.pid, signal.SIGSTOP)
+        halt(valkey.pid)
         try:
             sent = asyncio.create_task(registry.register(C, "", A, NOW_MS))
             await asyncio.sleep(3 * IN_TIME_MS / 1000)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import alive, end, spawn, wait_until
+from tests.support import alive, end, halt, spawn, wait_until
 from zpush.errors import Unavailable
 from zpush.master import control
 
@@ -121,7 +121,7 @@ class Server:
     def paused(self, kind: str, slot: int = 0) -> Iterator[None]:
         """Stopped meanwhile, as by a debugger."""
         pid = self.pid_of(kind, slot)
-        os.kill(pid, signal.SIGSTOP)
+        halt(pid)
         try:
             yield
         finally:

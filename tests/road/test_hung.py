@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.road.devices import Connect, Spread
 from tests.road.server import Server
+from tests.support import halt
 from zpush import Pusher
 
 
@@ -25,7 +24,7 @@ def server() -> Iterator[Server]:
 async def test_a_worker_that_hangs(server: Server, spread: Spread, connect: Connect) -> None:
     stuck, other = await spread(server)
     hung = server.pid_of("workers", 0)
-    os.kill(hung, signal.SIGSTOP)
+    halt(hung)
     assert await stuck.close_code() is None
     status = server.until_ready(restarts=1)
     assert [line["child"] for line in server.logged("worker 0 hangs, killed")] == [hung]
@@ -39,7 +38,7 @@ async def test_a_worker_that_hangs(server: Server, spread: Spread, connect: Conn
 
 async def test_a_processor_that_hangs(server: Server, connect: Connect, name: str) -> None:
     device = await connect(server, name)
-    os.kill(server.pid_of("processors"), signal.SIGSTOP)
+    halt(server.pid_of("processors"))
     async with Pusher(server.queue_url) as pusher:
         await pusher.push(client=name, text="hello")
     assert await device.receive() == "hello"

@@ -23,7 +23,7 @@ from tests.queue.kafka_backend import SESSION_S
 from tests.road.api import Api
 from tests.road.devices import Connect, Device, Spread
 from tests.road.server import Serve, Server
-from tests.support import Valkey, end, eventually, run, run_zpush, spawn, wait_until
+from tests.support import Valkey, end, eventually, halt, run, run_zpush, spawn, wait_until
 from zpush import Push, Pusher
 from zpush.delivery.pusher import QueueLayout
 from zpush.scoreboard import COUNTED_OUTCOMES
@@ -237,7 +237,7 @@ async def test_a_processor_that_is_killed_or_stopped_amid_its_work(
     await eventually(lambda: len(sent[devices[0].client_id]) > 5 * each)
     if how == "kill":
         pid = server.pid_of("processors", 1)
-        os.kill(pid, signal.SIGSTOP)  # amid its work: what it has taken by now, it will not finish
+        halt(pid)  # amid its work: what it has taken by now, it will not finish
         await eventually(lambda: len(sent[devices[0].client_id]) > 10 * each)
         server.kill("processors", 1)
         await pushing

