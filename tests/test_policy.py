@@ -38,13 +38,13 @@ def test_without_jitter_or_without_max_age() -> None:
 @pytest.mark.parametrize(
     ("max_age_s", "left_s", "grace_s", "expected"),
     [
-        (1800, 60, 4, (56, True)),
-        (1800, 60.9, 4, (56, True)),
+        (1800, 60, 4, (60, True)),
+        (1800, 60.9, 4, (60, True)),
         (1800, 5000, 4, (1800, False)),
         (1800, 1804, 4, (1800, False)),
-        (1800, 1803, 4, (1799, True)),
-        (0, 60, 4, (56, True)),
-        (1800, 2, 4, (1, True)),
+        (1800, 1803, 4, (1803, True)),
+        (0, 60, 4, (60, True)),
+        (1800, 2, 4, (2, True)),
         (1800, -20, 4, (1, True)),  # accepted thanks to leeway
         (1800, 60, 0, (60, True)),
     ],

@@ -16,17 +16,17 @@ DRAIN_RATE = 200  # clients a second that one worker asks to go, where the windo
 def lifetime_s(
     rng: Random, max_age_s: float, jitter_s: float, now_s: float, token_expires_s: float | None, grace_s: float = 0.0
 ) -> tuple[int, bool]:
-    """(seconds until the go-away, whether it is the token that ends). 0: never.
+    """(seconds until the go-away, False), or where it is the token that ends the connection (those until then, True).
 
-    max_age_s: 0 for none; up to jitter_s is taken off it. token_expires_s: Unix. grace_s: what the server waits between
-    the go-away and its own close; it is taken off the token's time, so that the connection is closed when the token
-    ends. A token with less left than that still gets one tick: long enough to be told why.
+    0: never. max_age_s: 0 for none; up to jitter_s is taken off it. token_expires_s: Unix. grace_s: what the server
+    waits between the go-away and its own close. A token that is over by now still gets one tick: long enough to be
+    told why.
     """
     age_s = max(MIN_AGE_S, math.ceil(max_age_s - rng.random() * jitter_s)) if max_age_s > 0 else 0
     if token_expires_s is None:
         return age_s, False
-    left_s = max(MIN_AGE_S, math.floor(token_expires_s - now_s - grace_s))
-    if age_s and age_s <= left_s:
+    left_s = max(MIN_AGE_S, math.floor(token_expires_s - now_s))
+    if age_s and age_s + grace_s <= left_s:
         return age_s, False
     return left_s, True
 

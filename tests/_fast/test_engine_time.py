@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests._fast.conftest import MakeHarness
-from tests._fast.engine_support import Harness, Peer
+from tests._fast.engine_support import EngineLimits, Harness, Peer
 
 PING = b"\x89\x00"
 
@@ -133,6 +133,60 @@ async def test_the_code_after_the_grace_says_why(harness: MakeHarness, expires: 
     h.engine.sweep(11)
     h.engine.sweep(5)
     assert h.notes.closes[0][4] == code
+
+
+LONGER_THAN_THE_WHEEL_S = 70_000
+
+
+async def ended_after_s(h: Harness, handle: int, at_most_s: int) -> int:
+    """Seconds until it is no longer open; AssertionError where it still is after at_most_s."""
+    for second in range(1, at_most_s + 1):
+        h.engine.sweep(1)
+        if not h.engine.is_open(handle):
+            return second
+    raise AssertionError(f"still open after {at_most_s} s")
+
+
+async def opened_until(h: Harness, end_s: int) -> tuple[Peer, int]:
+    """A client that does not obey, whose token ends in end_s; and its handle."""
+    peer = await h.connect()
+    await peer.send(b"GET /later HTTP/1.1\r\n\r\n")
+    await h.until(lambda: h.notes.requests)
+    handle = h.notes.requests[-1][0]
+    h.engine.bind(handle, b"alice", b"", 1)
+    assert h.engine.open(handle, b"ok", 1, end_s, True)
+    return peer, handle
+
+
+@pytest.mark.parametrize("grace_s", [1, 4, 600])
+@pytest.mark.parametrize("end_s", [1, 2, 3, 4, 5, 6, 60, LONGER_THAN_THE_WHEEL_S])
+async def test_a_connection_never_outlives_its_token(harness: MakeHarness, end_s: int, grace_s: int) -> None:
+    h = harness(keepalive_s=36_000, pong_timeout_s=36_000, go_away_grace_s=grace_s)
+    peer, handle = await opened_until(h, end_s)
+    assert await ended_after_s(h, handle, end_s) >= end_s - 2
+    assert h.row.get("go_aways_sent") == 1
+    await peer.skip_to(b"\x0f\xa6the token has expired")
+    peer.close()
+
+
+@pytest.mark.parametrize("grace_s", [1, 30])
+async def test_nor_where_a_reload_changes_the_grace(harness: MakeHarness, grace_s: int) -> None:
+    h = harness(keepalive_s=3600)
+    peer, handle = await opened_until(h, 60)
+    h.engine.sweep(10)
+    h.engine.set_limits(EngineLimits(keepalive_s=3600, go_away_grace_s=grace_s))
+    assert await ended_after_s(h, handle, 50) >= 48
+    peer.close()
+
+
+@pytest.mark.parametrize("window_s", [1, 20, 300])
+async def test_nor_where_its_worker_drains(harness: MakeHarness, window_s: int) -> None:
+    h = harness(keepalive_s=3600)
+    peer, handle = await opened_until(h, 60)
+    h.engine.sweep(10)
+    assert h.engine.go_away_all(window_s) == 1
+    assert await ended_after_s(h, handle, 50) <= window_s + 6
+    peer.close()
 
 
 async def test_ages_longer_than_the_wheel(harness: MakeHarness) -> None:

@@ -22,10 +22,11 @@ cdef class Deadlines(Inbound):
     cdef bint work_off(self) except? False
     cdef int on_silent(self, uint32_t slot) except -1
     cdef int on_aged(self, uint32_t slot) except -1
-    cdef int ask_to_go(self, uint32_t slot) except -1
+    cdef int ask_to_go(self, uint32_t slot, uint32_t grace_s) except -1
     cdef int drop_asked(self, uint32_t slot) except -1
     cdef int put_comment(self, uint32_t slot) except -1
     cdef int expire_unsent(self) except -1
     cdef void arm_age(self, uint32_t slot, uint32_t seconds) noexcept
+    cdef int arm_end(self, uint32_t slot, uint32_t end_s) except -1
     cdef void give_back(self, uint64_t held_bytes) noexcept
     cdef uint64_t footprint(self) noexcept

@@ -3,7 +3,8 @@
 Rules. Time is a parameter: whole seconds since the last sweep. Two countdowns a connection: liveness (the
 handshake, then keepalive and pong, then the closing handshake) and age (max age, the token's end or a
 drain, then the grace). The client is asked to close first, so that its side holds TIME_WAIT; who has not
-gone when the grace is over is closed. What a sweep finds is worked off DUE_A_TURN a turn, so that ten
+gone when the grace is over is closed. A connection may end two seconds before its token, and never after
+it: where the token has less left than the grace, that is the grace. What a sweep finds is worked off DUE_A_TURN a turn, so that ten
 thousand deadlines in one second delay nobody's message.
 """
 
@@ -133,29 +134,49 @@ cdef class Deadlines(Inbound):
         self.core.conns[slot].age_more_s = age_s if age_s == NO_AGE_S else age_s - part
         wheel_arm(&self.core.age, slot, part + 1)
 
+    cdef int arm_end(self, uint32_t slot, uint32_t end_s) except -1:
+        """The token ends in end_s. What is left then stands in age_more_s until the client is asked to go."""
+        cdef conn_t *conn = &self.core.conns[slot]
+        cdef uint32_t part
+        conn.flags |= EXPIRES
+        if end_s <= self.core.limits.grace_s:
+            return self.ask_to_go(slot, end_s)
+        part = min(end_s - self.core.limits.grace_s, <uint32_t>WHEEL_MAX_S - 1)
+        conn.age_more_s = end_s - part
+        wheel_arm(&self.core.age, slot, part)
+        return 0
+
     cdef int on_aged(self, uint32_t slot) except -1:
         cdef conn_t *conn = &self.core.conns[slot]
-        cdef uint16_t code = CLOSE_GO_AWAY
+        cdef bint ends = conn.flags & EXPIRES and not conn.flags & GOING
+        if ends and conn.age_more_s > self.core.limits.grace_s and not conn.flags & DRAINED:
+            return self.arm_end(slot, conn.age_more_s)
+        if ends:
+            return self.ask_to_go(slot, min(conn.age_more_s, self.core.limits.grace_s))
         if conn.age_more_s:
             self.arm_age(slot, conn.age_more_s)
             return 0
         if conn.flags & UNKNOWN and not conn.flags & DRAINED:
             return self.start_closing(slot, CLOSE_NOT_AUTHENTICATED, b"not authenticated in time", 25, False)
         if not conn.flags & GOING:
-            return self.ask_to_go(slot)
+            return self.ask_to_go(slot, self.core.limits.grace_s)
         if conn.flags & DRAINED:
-            code = CLOSE_SHUTDOWN
-        elif conn.flags & EXPIRES:
-            code = CLOSE_EXPIRED
-        return self.start_closing(slot, code, b"go-away grace over", 18, False)
+            return self.start_closing(slot, CLOSE_SHUTDOWN, b"go-away grace over", 18, False)
+        if conn.flags & EXPIRES:
+            return self.start_closing(slot, CLOSE_EXPIRED, b"the token has expired", 21, False)
+        return self.start_closing(slot, CLOSE_GO_AWAY, b"go-away grace over", 18, False)
 
-    cdef int ask_to_go(self, uint32_t slot) except -1:
+    cdef int ask_to_go(self, uint32_t slot, uint32_t grace_s) except -1:
         cdef conn_t *conn = &self.core.conns[slot]
         cdef char text[128]
         cdef int size
         cdef const char *reason = b"max_age"
         conn.flags |= GOING
-        self.arm_age(slot, self.core.limits.grace_s)
+        if conn.flags & EXPIRES:
+            conn.age_more_s = 0
+            wheel_arm(&self.core.age, slot, grace_s)  # rather early than late
+        else:
+            self.arm_age(slot, grace_s)
         core_count(&self.core, self.core.columns.go_aways_sent, 1)
         if conn.protocol == PROTOCOL_RAW:
             self.put_frame(slot, OP_TEXT, <const uint8_t *>RAW_GO_AWAY, strlen(RAW_GO_AWAY))
@@ -170,7 +191,7 @@ cdef class Deadlines(Inbound):
                 reason = b"token_expires"
             # Within the first half of the grace, so that the client still closes first.
             size = snprintf(text, sizeof(text), b'{"go_away":{"reason":"%s","reconnect_in_ms":%u}}', reason,
-                            core_random(&self.core, self.core.limits.grace_s * 500))
+                            core_random(&self.core, grace_s * 500))
             self.put_frame(slot, OP_TEXT, <const uint8_t *>text, size)
         return 0
 

@@ -9,7 +9,9 @@ cdef class Engine(Deliveries):
     cdef uint32_t renewal_cursor
 
     cdef bint _may_bind(self, const conn_t *conn) noexcept
-    cdef int _open(self, uint32_t slot, bytes head, uint32_t age_s) except -1
+    cdef int _open(self, uint32_t slot, bytes head, uint32_t age_s, bint expires) except -1
+    cdef int arm_life(self, uint32_t slot, uint32_t age_s, bint expires) except -1
+    cdef void drain(self, uint32_t slot, uint32_t wait_s) noexcept
     cdef _limit_silence(self, int fd)
     cdef bint _close(self, uint32_t slot, uint16_t code, bytes reason) except? False
     cdef int64_t _find(self, bytes client_id) except? -1

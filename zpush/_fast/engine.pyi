@@ -129,8 +129,8 @@ class Engine:
         """
 
     def open(self, handle: int, head: bytes, epoch: int, age_s: int, expires: bool) -> bool:
-        """Sends the 101 or the event stream's head; the connection is open. age_s: until go-away (0: never);
-        expires: the age is the token's (4006 after the grace), not max age. False where the handle is dead."""
+        """Sends the 101 or the event stream's head; the connection is open. age_s: until go-away (0: never),
+        or with `expires` until the token's end: then it is closed with 4006. False where the handle is dead."""
 
     def open_unknown(self, handle: int, head: bytes, protocol: int, deadline_s: int) -> bool:
         """Like open, for a client that says who it is in its first message: on_message brings it, then bind and admit.

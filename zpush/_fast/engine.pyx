@@ -20,7 +20,7 @@ from zpush._fast.networks cimport address_from_text
 from zpush._fast.outbound cimport ADMIT, ADMIT_CLOSE, admission, out_admit, out_prepend, out_queue
 from zpush._fast.sys cimport EPOLL_CTL_DEL, IPPROTO_TCP, TCP_USER_TIMEOUT, epoll_ctl, setsockopt
 from zpush._fast.table cimport ident_t, table_bind, table_find
-from zpush._fast.wheel cimport wheel_arm, wheel_disarm
+from zpush._fast.wheel cimport wheel_arm, wheel_disarm, wheel_left
 
 RAW = PROTOCOL_RAW
 V1 = PROTOCOL_V1
@@ -128,9 +128,8 @@ cdef class Engine(Deliveries):
         cdef uint32_t slot = core_slot(&self.core, handle)
         if slot == NO_SLOT or self.core.conns[slot].state != ASKED or not self.core.conns[slot].flags & BOUND:
             return False
-        self._open(slot, head, age_s)
+        self._open(slot, head, age_s, expires)
         self.core.conns[slot].epoch = epoch
-        self.core.conns[slot].flags |= EXPIRES if expires else 0
         self.take_leftover(slot)
         return True
 
@@ -140,23 +139,29 @@ cdef class Engine(Deliveries):
             return False
         self.core.conns[slot].protocol = protocol
         self.core.conns[slot].flags |= UNKNOWN
-        self._open(slot, head, deadline_s)
+        self._open(slot, head, deadline_s, False)
         self.take_leftover(slot)
         return True
 
-    cdef int _open(self, uint32_t slot, bytes head, uint32_t age_s) except -1:
+    cdef int _open(self, uint32_t slot, bytes head, uint32_t age_s, bint expires) except -1:
         cdef conn_t *conn = &self.core.conns[slot]
         if not out_prepend(&self.core, slot, <const uint8_t *>PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head)):
             conn.flags |= DOOMED
         conn.state = OPEN
         self.arm_keepalive(slot)
-        self.arm_age(slot, age_s)
+        self.arm_life(slot, age_s, expires)
         core_count(&self.core, self.core.columns.handshakes_ok, 1)
         core_count(&self.core, self.gauge(conn), 1)
         if conn.protocol == PROTOCOL_SSE:
             self._limit_silence(conn.fd)
         out_queue(&self.core, slot)
         return self.schedule()
+
+    cdef int arm_life(self, uint32_t slot, uint32_t age_s, bint expires) except -1:
+        if expires:
+            return self.arm_end(slot, age_s)
+        self.arm_age(slot, age_s)
+        return 0
 
     def admit(self, uint64_t handle, uint64_t epoch, uint32_t age_s, bint expires):
         cdef uint32_t slot = core_slot(&self.core, handle)
@@ -171,9 +176,8 @@ cdef class Engine(Deliveries):
         if conn.flags & DRAINED:
             return True  # it is on its way out, whoever it is
         conn.flags &= ~(EXPIRES | GOING)
-        conn.flags |= EXPIRES if expires else 0
         wheel_disarm(&self.core.age, slot)
-        self.arm_age(slot, age_s)
+        self.arm_life(slot, age_s, expires)
         return True
 
     cdef _limit_silence(self, int fd):
@@ -265,9 +269,20 @@ cdef class Engine(Deliveries):
                 conn.flags |= DRAINED
                 asked += 1
                 if not conn.flags & GOING:
-                    conn.age_more_s = 0
-                    wheel_arm(&self.core.age, slot, 1 + core_random(&self.core, window_s))  # early does no harm here
+                    self.drain(slot, 1 + core_random(&self.core, window_s))
         return asked
+
+    cdef void drain(self, uint32_t slot, uint32_t wait_s) noexcept:
+        """Asked to go in wait_s, perhaps a second early; sooner where its token ends."""
+        cdef conn_t *conn = &self.core.conns[slot]
+        cdef uint32_t left_s = wheel_left(&self.core.age, slot)
+        if not conn.flags & EXPIRES:
+            conn.age_more_s = 0
+        elif left_s <= wait_s:
+            return
+        else:
+            conn.age_more_s += left_s - wait_s
+        wheel_arm(&self.core.age, slot, wait_s)
 
     def close_all(self, uint16_t code):
         cdef uint32_t slot
