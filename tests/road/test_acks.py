@@ -103,6 +103,16 @@ async def test_a_ping_comes_back(server: Server, connect: Connect, name: str, va
     assert await device.receive_json() == {"pong": value}
 
 
+async def test_what_is_no_control_message_comes_back_where_echo_is_wanted(serve: Serve, connect: Connect) -> None:
+    device = await connect(serve("connections.inbound=echo"), "echoed", subprotocols=["zpush.v1"])
+    sent = ["hello", '{"x":1}', "[1]", b"\0\1", ""]
+    for message in sent:
+        await device.connection.send(message)
+    assert [await device.receive() for _ in sent] == sent
+    await device.connection.send('{"ping":7}')
+    assert await device.receive_json() == {"pong": 7}
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"wait_ack": 31}, {"wait_ack": 0}, {"wait_ack": -1}, {"wait_ack": 1, "direct": False}, {"secure_token": ""}],

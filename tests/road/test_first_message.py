@@ -82,6 +82,17 @@ async def test_a_newer_token_cannot_be_another_clients(server: Server, connect: 
     assert await device.close_code() == 1008
 
 
+@pytest.mark.parametrize("users", [("alice", "bob"), ("alice", ""), ("", "bob")])
+async def test_a_newer_token_cannot_be_another_users(
+    server: Server, connect: Connect, name: str, users: tuple[str, str]
+) -> None:
+    """A device that changed hands connects anew: nothing of the one user's reaches the other."""
+    first, second = (token(name, user=user) for user in users)
+    device = await connect(server, subprotocols=["zpush.v1"], headers={"Authorization": f"Bearer {first}"})
+    await device.connection.send(json.dumps({"auth": second}))
+    assert await device.close_code() == 1008
+
+
 async def test_a_worker_that_leaves_takes_no_newer_token(keys: Path, connect: Connect, serve: Serve, name: str) -> None:
     """The client goes hand over hand, instead of believing that it may stay."""
     leaving = serve("auth.mode=jwt", f"auth.keys_file={keys}", "connections.go_away_grace=20s")

@@ -1,7 +1,7 @@
-"""What open clients say: a first message that authenticates, newer tokens, acks, pings.
+"""What open clients say: a first message that authenticates, newer tokens, acks, pings, and what comes back as it was.
 
 Rules. A connection that was opened unknown says {"auth":"<token>"} and nothing else, in any protocol; what it says
-meanwhile ends it. Later tokens extend zpush.v1 connections only, and only their own client's: they move the
+meanwhile ends it. Later tokens extend zpush.v1 connections only, and only their own client's and user's: they move the
 end of the connection, never its identity. The client is told when one was taken. A token is never logged, and never
 echoed in a close reason.
 """
@@ -29,10 +29,12 @@ class Conversation:
 
     engine: Engine  # set once the engine exists
 
-    def __init__(self, authenticator: Authenticator, front_door: FrontDoor, acks: Acks) -> None:
+    def __init__(self, authenticator: Authenticator, front_door: FrontDoor, acks: Acks, echo: bool) -> None:
+        """echo: what is no control message is sent back; what clients of other protocols say the engine sends back."""
         self.authenticator = authenticator
         self._front_door = front_door
         self._acks = acks
+        self._echo = echo
         self._tasks = Tasks(_log)
         self._asking: set[int] = set()  # handles whose token is being verified elsewhere
 
@@ -51,6 +53,8 @@ class Conversation:
             self._acks.acked(client[0].decode(), control.id)
         elif isinstance(control, envelope.Ping):
             self.engine.send(handle, TEXT, envelope.pong(control.value))
+        elif self._echo:
+            self.engine.send(handle, opcode, payload)
 
     def _verify(self, handle: int, token: bytes) -> None:
         """One token at a time: what comes while another is being verified ends the connection."""
@@ -81,12 +85,12 @@ class Conversation:
         if client is None:
             self._front_door.admit_unknown(handle, identity)
             return
-        client_id, _, epoch = client
+        client_id, user_id, epoch = client
         if self._front_door.is_opening(handle):
             self.engine.close(handle, close.UNEXPECTED_MESSAGE, b"a token is being accepted already")
             return
-        if client_id != identity.client_id.encode():
-            self.engine.close(handle, close.NOT_ACCEPTED, b"this token is another client's")
+        if (client_id, user_id) != (identity.client_id.encode(), identity.user_id.encode()):
+            self.engine.close(handle, close.NOT_ACCEPTED, b"this token is another client's or user's")
             return
         remaining = self._front_door.remaining(epoch, time.time(), identity.expires_s)
         if remaining is not None and self.engine.admit(handle, epoch, *remaining):

@@ -117,7 +117,9 @@ class Worker:
             random.Random(secrets.randbits(64)),
             self._presence,
         )
-        self._conversation = Conversation(authenticator, self._front_door, self._acks)
+        self._conversation = Conversation(
+            authenticator, self._front_door, self._acks, settings.connections.inbound == "echo"
+        )
         self._engine = Engine(
             Callbacks(self._front_door, self._conversation, self._local),
             settings.connections.max + SPARE_SLOTS,
