@@ -129,6 +129,7 @@ def _clean_environ() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
+@pytest.mark.timeout(900)  # three compilations at once, beside other tests
 @pytest.mark.parametrize("version", [f"{major}.{minor}" for major, minor in VERSIONS])
 def test_a_wheel_from_the_sdist_installs_and_runs(
     version: str, sdist: Path, installations: dict[str, Future[Installation]]
