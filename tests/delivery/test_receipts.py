@@ -12,6 +12,7 @@ from tests.queue.backends import message
 from tests.support import Valkey, eventually
 from zpush.config.settings import Queue
 from zpush.delivery.receipts import Receipts
+from zpush.delivery.work import Work
 from zpush.protocol.message import Outcome, Priority, Target
 from zpush.queue.base import Record
 from zpush.queue.open import open_receipt_reader, open_receipt_writer
@@ -204,7 +205,8 @@ async def test_another_regions_message_needs_none(told: Told) -> None:
     assert told.line.receipts is not None
     await told.line.start()
     done: list[object] = []
-    work = told.line.receipts.work(Record(message("a"), NORMAL, 0, b"1-1"), told.line.processor._tally, done.append)
+    record, tally = Record(message("a"), NORMAL, 0, b"1-1"), told.line.processor._tally
+    work = Work(record.message, "a", record=record, tally=tally, done=done.append, receipts=told.line.receipts)
     work.settle(Outcome.ELSEWHERE)
     assert done == [work]
     await told.written(0)

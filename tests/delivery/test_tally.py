@@ -45,7 +45,8 @@ def test_a_copy_for_a_client_of_another_region_stands_outside_the_sums() -> None
     message = Message("m1", "c1", b"x", priority=HIGH)
     for copied in (True, False):
         for outcome in (Outcome.OFFLINE, Outcome.DELIVERED):
-            Work(Record(message, HIGH, 0, 0, copied=copied), tally, done.append).settle(outcome)
+            record = Record(message, HIGH, 0, 0, copied=copied)
+            Work(message, "c1", record=record, tally=tally, done=done.append).settle(outcome)
     assert len(done) == 4
     assert row.get("messages_elsewhere_high") == 1
     assert row.get("messages_offline_high") == 1
@@ -63,8 +64,8 @@ def test_a_copied_all_that_finds_nobody_does_too_and_has_no_receipt() -> None:
     for copied in (True, False):
         record = Record(message, HIGH, 0, 0, copied=copied)
         for counts in ({int(Outcome.OFFLINE): 1}, {int(Outcome.DELIVERED): 2}):
-            Work(record, tally, done.append).settle_all(counts)
-            receipts.work(record, tally, done.append).settle_all(counts)
+            for given in (None, receipts):
+                Work(message, "", record=record, tally=tally, done=done.append, receipts=given).settle_all(counts)
     assert len(done) == 8
     assert row.get("messages_elsewhere_high") == 2
     assert row.get("messages_offline_high") == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka import Message as KafkaRecord
 
 from zpush.protocol.message import Priority
 from zpush.queue.kafka_note import Note
@@ -124,3 +125,44 @@ async def test_a_commit_that_a_rebalance_has_overtaken_is_not_made(how: str, las
     assert world.handle.committed == last
     await asyncio.to_thread(world.poller._commit)
     assert world.handle.committed == [*last, (1, 0)]
+
+
+def written(offset: int, key: bytes | None = b"c1", headers: list[Any] | None = None, topic: str = TOPIC) -> Any:
+    usual = [("id", b"m%d" % offset), ("type", b"text")]
+    return KafkaRecord(topic, 0, offset, key, b"x", usual if headers is None else headers, None, (1, 5))
+
+
+async def test_records_of_every_form_are_taken_in_the_order_of_their_offsets() -> None:
+    copies, dead = f"eu.{TOPIC}", []
+    reader = Reader(
+        NORMAL, TOPIC, TOPIC, "zpush.dead", CONFIG, 1000, 1.0, lambda *_: None, lambda *_: None, lambda: None
+    )
+    reader._dead.bury = lambda raw, headers, reason, then: dead.append(raw.offset())  # type: ignore[method-assign]
+    reader.assigned([Tenure((TOPIC, 0), 0, Note(3, (range(2, 3),)), 10), Tenure((copies, 0), 0, Note(0), 10)])
+    reader.answered(True)
+    forms = [
+        written(0),
+        written(1, headers=[("type", b"binary"), ("id", b"m1")]),
+        written(2),
+        written(3, key=None),
+        written(0, topic=copies),
+        written(4),
+        written(7),
+        written(5),
+        written(6),
+    ]
+    reader.arrived(forms)
+    first, rest = reader.take(2), reader.take(100)
+    assert [(r.message.id, r.position, r.redelivered, r.copied) for r in first + rest] == [
+        ("m0", 0, True, False),
+        ("m1", 1, True, False),
+        ("m0", 0, False, True),
+        ("m4", 4, False, False),
+        ("m7", 7, False, False),
+    ]
+    assert dead == [3], "it has no key"
+    assert (reader.taken, reader.taken_bytes) == (7, 7)
+    assert not reader.ready, "the log is another one, and not announced"
+    reader.answered(True)
+    reader.answered(True)
+    assert [r.position for r in reader.take(1)] == [5]

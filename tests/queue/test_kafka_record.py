@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tests.kafka import raw
 from tests.kafka.fixtures import Kafka
 from tests.support import wait_until
+from zpush._fast.taking import headers_in
 from zpush.errors import MalformedMessage
 from zpush.protocol.message import Kind, Message, Priority, Target
 from zpush.queue.entry import MAX_PAYLOAD_BYTES
-from zpush.queue.kafka_record import headers_in, headers_of, message_of
+from zpush.queue.kafka_record import headers_of, message_of
 
 NOW_MS = 1_800_000_000_000
 THEN_MS = NOW_MS - 5

@@ -32,7 +32,7 @@ def read(fields):
     return judged(given[1], given[3], given[5], given[7], given[9] if len(given) == 10 else None)
 
 
-def read_headers(list headers not None, key, bytes payload not None):
+cdef tuple read_headers(list headers, object key, bytes payload):
     cdef Py_ssize_t count = len(headers)
     if count != 2 and count != 3 or type(key) is not bytes:
         return None

@@ -84,7 +84,7 @@ class Batch:
         missed: list[Line] = []
         index = 0
         for line in lines:
-            flight, line.flight = line.flight, []
+            flight, line.flight = line.flight, ()
             not_here: list[Job] = []
             for job in flight:
                 outcome = outcomes[index]
@@ -116,7 +116,7 @@ class Batch:
     def failed(self, error: PeerUnreachable) -> None:
         lines, self._lines = self._lines, []
         for line in lines:
-            flight, line.flight = line.flight, []
+            flight, line.flight = line.flight, ()
             line.take_back(flight)
         pending, self._pending = self._pending, {}
         for line, job in pending.values():

@@ -71,9 +71,9 @@ class FanOut:
             found, sure = await self._devices(message.key)
             fresh = [client_id for client_id in found if client_id not in known]
             known.update(fresh)
-            jobs = [work.job(client_id) for client_id in fresh]
+            jobs = [work.share(client_id) for client_id in fresh]
             work.left += len(jobs)
-            work.jobs = [*work.jobs, *jobs]
+            work.shares = [*work.shares, *jobs]
             self._router.route(jobs)
             if sure or self._loop.time() + backoff_s > end_s:
                 break

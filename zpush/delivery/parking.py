@@ -32,7 +32,7 @@ class Line(msgspec.Struct, eq=False):
     client_id: str
     priority: Priority
     jobs: list[Job] = []
-    flight: list[Job] = []
+    flight: Sequence[Job] = ()
     pending: dict[Job, None] = {}
     owner: str = ""  # node id of who holds flight and pending
     lease: Lease | None = None  # what the last look-up found

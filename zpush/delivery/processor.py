@@ -30,7 +30,6 @@ from zpush import log
 from zpush.config import Settings
 from zpush.config.secrets import peers_secret, queue_url
 from zpush.config.settings import Processor as ProcessorSettings
-from zpush.delivery.base import Job
 from zpush.delivery.fan_out import FanOut
 from zpush.delivery.peers import Peers
 from zpush.delivery.presence import open_presence
@@ -77,7 +76,7 @@ class Processor:
         self._router = router
         self._fan_out = fan_out
         self._tally = tally
-        self._work = Work if receipts is None else receipts.work
+        self._receipts = receipts
         self._priorities = sorted(priorities)
         self.use(settings)
         self._under_way: dict[Priority, set[Work]] = {priority: set() for priority in Priority}
@@ -155,18 +154,19 @@ class Processor:
     # Routing
 
     def _begin(self, records: Sequence[Record]) -> None:
-        jobs: list[Job] = []
+        jobs: list[Work] = []
         now_ms = time.time_ns() // 1_000_000
+        tally, done, receipts = self._tally, self._settled, self._receipts
         for record in records:
-            message, work = record.message, self._work(record, self._tally, self._settled)
+            message = record.message
+            client_id = message.key if message.target is _CLIENT else ""
+            work = Work(message, client_id, record=record, tally=tally, done=done, receipts=receipts)
             self._under_way[record.priority].add(work)
             self._bytes[record.priority] += len(message.payload)
             if self._too_late(message, now_ms):
                 work.settle(Outcome.EXPIRED)
             elif message.target is _CLIENT:
-                job = work.job(message.key)
-                work.jobs = (job,)
-                jobs.append(job)
+                jobs.append(work)
             elif message.target is _USER:
                 self._fan_out.user(work)
             else:
@@ -203,9 +203,9 @@ class Processor:
 
     def _revoked(self, priority: Priority, partition: int) -> None:
         works = [work for work in self._under_way[priority] if work.record.partition == partition]
-        self._router.forget([job for work in works for job in work.jobs])
+        self._router.forget([job for work in works for job in work.shares or (work,)])
         for work in works:
-            work.jobs = ()
+            work.shares = ()
             self._release(work)
         self._progress.set()
         lost = len(works)

@@ -13,13 +13,10 @@ that another region has to know. Direct pushes have their answer, and records th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 
-from zpush.delivery.tally import Tally
 from zpush.delivery.work import Work
-from zpush.protocol.message import Outcome, Target
-from zpush.queue.base import ReceiptWriter, Record
+from zpush.queue.base import ReceiptWriter
 from zpush.queue.receipt import Receipt, user_of
 from zpush.scoreboard import INDEX, Row
 
@@ -39,15 +36,11 @@ class Receipts:
         """Before the consumer's stop: it waits some seconds for receipts, whose records are then finished."""
         await self._writer.stop()
 
-    def work(self, record: Record, tally: Tally, done: Callable[[Work], None]) -> Work:
-        """In place of Work()."""
-        return _ReceiptedWork(record, tally, done, receipts=self)
-
     def write(
         self, work: Work, outcome: str = "", client: str = "", node: str = "", counts: dict[str, int] | None = None
     ) -> None:
         """work.release() is called when it is written or lost."""
-        message = work.record.message
+        message = work.message
         receipt = Receipt(
             message.id,
             work.record.priority.label,
@@ -66,27 +59,6 @@ class Receipts:
     def _settled(self, work: Work, written: bool) -> None:
         self._cells[_WRITTEN if written else _LOST] += 1
         work.release()
-
-
-class _ReceiptedWork(Work, kw_only=True, eq=False):
-    receipts: Receipts
-
-    def settle(self, outcome: Outcome, node_id: str = "", client_id: str = "") -> None:
-        outcome = self.judge(outcome)
-        if outcome is Outcome.ELSEWHERE:
-            super().settle(outcome, node_id, client_id)
-            return
-        message = self.record.message
-        client = message.key if message.target is Target.CLIENT else client_id
-        self.count(outcome)
-        self.receipts.write(self, outcome.label, client, node_id)
-
-    def settle_all(self, counts: dict[int, int]) -> None:
-        if self.is_elsewhere(counts):
-            super().settle_all(counts)
-            return
-        self.count_all(counts)
-        self.receipts.write(self, counts={Outcome(outcome).label: number for outcome, number in counts.items()})
 
 
 _WRITTEN, _LOST = INDEX["receipts_written"], INDEX["receipts_lost"]

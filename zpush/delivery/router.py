@@ -294,7 +294,7 @@ class Router:
                 away.append(line)
                 continue
             line.lease = lease
-            if lease is None or self._is_dead(lease):
+            if lease is None:
                 missed.append(line)
                 continue
             key = lease.node_id, line.priority
@@ -304,7 +304,10 @@ class Router:
             else:
                 group.append(line)
         for (node_id, _), group in owned.items():
-            self._send(node_id, self._where.node(node_id), group)
+            if self._is_dead(node_id):
+                missed += group
+            else:
+                self._send(node_id, self._where.node(node_id), group)
         if missed:
             self._miss(missed)
         if away:
@@ -400,13 +403,13 @@ class Router:
         if not self._where.certain:
             self._park(lines, blind=True)
             return
-        dead = [line.lease for line in lines if line.lease is not None and self._is_dead(line.lease)]
+        dead = [line.lease for line in lines if line.lease is not None and self._is_dead(line.lease.node_id)]
         if dead and self._on_dead is not None:
             self._spawn(self._expire(dead, self._on_dead))
         self._give_up(lines)
 
-    def _is_dead(self, lease: Lease) -> bool:
-        return lease.node_id != self._node_id and self._where.node(lease.node_id) is None
+    def _is_dead(self, node_id: str) -> bool:
+        return node_id != self._node_id and self._where.node(node_id) is None
 
     async def _expire(self, leases: list[Lease], on_dead: Callable[[Lease], None]) -> None:
         """Who removes the lease of a dead node tells; and who does not know whether he did: rather twice than never."""

@@ -8,7 +8,7 @@ not within a node TTL of this process's own reconnect. Every question to the reg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from zpush.delivery.live_nodes import REFRESH_S, LiveNodes
@@ -142,15 +142,11 @@ class Whereabouts:
         if not self.certain:
             raise RegistryUnavailable("leases may be missing: workers write them again, or will soon")
 
-    async def _learn(self, leases: Iterable[Stored]) -> None:
+    async def _learn(self, leases: Collection[Stored]) -> None:
         """What has to be known of these leases. A node announces itself before it holds any."""
-        missed = False
-        unknown: set[str] = set()
-        for lease in leases:
-            if not isinstance(lease, Lease):
-                missed = True
-            elif self._live.get(lease.node_id) is None:
-                unknown.add(lease.node_id)
+        node_ids = [lease.node_id for lease in leases if isinstance(lease, Lease)]
+        missed = len(node_ids) < len(leases)
+        unknown = {node_id for node_id in set(node_ids) if self._live.get(node_id) is None}
         try:
             if unknown:
                 await self._live.find(unknown)

@@ -3,64 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from zpush.delivery.base import Job
 from zpush.delivery.tally import Tally
 from zpush.protocol.message import Outcome
 from zpush.queue.base import Record
 
+if TYPE_CHECKING:
+    from zpush.delivery.receipts import Receipts
 
-class Work(msgspec.Struct, eq=False):
-    """left: outcomes that are still to come. done(work) is called when the last one has.
+_OFFLINE, _ELSEWHERE = Outcome.OFFLINE, Outcome.ELSEWHERE  # looking an enum's member up costs 50 ns
 
-    jobs: each refers to this object, so they are emptied at the end, or only the collector would free them.
+
+class Work(Job, kw_only=True, eq=False):
+    """message: the record's. client_id: whom it is for, and then it is the job itself; "" where clients have shares.
+
+    left: outcomes that are still to come, or whose receipt is. done(work) is called when there is none any more.
+    receipts: None where none are wanted. shares: each refers to this object, so they are emptied at the end, or only
+    the collector would free them.
     """
 
     record: Record
     tally: Tally
     done: Callable[[Work], None]
+    receipts: Receipts | None = None
     left: int = 1
-    jobs: Sequence[Job] = ()
+    shares: Sequence[Job] = ()
 
-    def job(self, client_id: str) -> Job:
-        """For one client; it settles here."""
-        return _Share(self.record.message, client_id, work=self)
+    def share(self, client_id: str) -> Job:
+        """For one client of several; it settles here."""
+        return _Share(self.message, client_id, work=self)
 
     def settle(self, outcome: Outcome, node_id: str = "", client_id: str = "") -> None:
-        """One client's outcome, or (client_id "") the only one of a message that found none. node_id: as Job has it."""
-        self.count(self.judge(outcome))
-        self.release()
+        """The outcome for one client, or the only one of a message that found none. client_id: of its share.
 
-    def judge(self, outcome: Outcome) -> Outcome:
-        """That the client of a copied record is not here says nothing yet: it may be in any other region."""
-        return Outcome.ELSEWHERE if self.record.copied and outcome is Outcome.OFFLINE else outcome
+        That the client of a copied record is not here says nothing yet: it may be in any other region.
+        """
+        record = self.record
+        if outcome is _OFFLINE and record.copied:
+            outcome = _ELSEWHERE
+        self.tally.settled(record.priority, record.redelivered, outcome, self.message.queued_ms)
+        if self.receipts is None or outcome is _ELSEWHERE:
+            self.release()
+        else:
+            self.receipts.write(self, outcome.label, client_id or self.client_id, node_id)
 
     def settle_all(self, counts: dict[int, int]) -> None:
         """What became of an `all`: {Outcome: connections}."""
-        if self.is_elsewhere(counts):
-            self.count(Outcome.ELSEWHERE)
-        else:
-            self.count_all(counts)
-        self.release()
-
-    def is_elsewhere(self, counts: dict[int, int]) -> bool:
-        """The same of an `all` that found nobody."""
-        return self.record.copied and Outcome.OFFLINE in counts
-
-    def count(self, outcome: Outcome) -> None:
         record = self.record
-        self.tally.settled(record.priority, record.redelivered, outcome, record.message.queued_ms)
-
-    def count_all(self, counts: dict[int, int]) -> None:
-        self.tally.broadcast(self.record.priority, self.record.redelivered, counts)
+        if record.copied and _OFFLINE in counts:  # it found nobody
+            self.settle(_OFFLINE)
+            return
+        self.tally.broadcast(record.priority, record.redelivered, counts)
+        if self.receipts is None:
+            self.release()
+        else:
+            self.receipts.write(self, counts={Outcome(outcome).label: number for outcome, number in counts.items()})
 
     def release(self) -> None:
         """One less to wait for."""
         self.left -= 1
         if not self.left:
-            self.jobs = ()
+            self.shares = ()
             self.done(self)
 
 

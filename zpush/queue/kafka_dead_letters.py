@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Message as KafkaRecord
 from confluent_kafka import TopicPartition
 
+from zpush._fast.taking import headers_in
 from zpush.errors import MalformedMessage, ZpushError
 from zpush.protocol.message import Priority
 from zpush.queue import kafka_names, kafka_note
 from zpush.queue.dead_letter import DeadLetter, stranger, time_of
 from zpush.queue.kafka_config import client_config
-from zpush.queue.kafka_record import headers_in, message_of
+from zpush.queue.kafka_record import message_of
 from zpush.queue.kafka_replayed import Replayed
 from zpush.queue.kafka_scan import Scan
 from zpush.queue.kafka_sender import Sender

@@ -20,6 +20,7 @@ from collections import deque
 
 import msgspec
 
+from zpush._fast.taking import Book
 from zpush.queue import kafka_note
 from zpush.queue.kafka_note import Note
 
@@ -45,18 +46,16 @@ class Commit(msgspec.Struct, frozen=True):
     taken: int
 
 
-class Partition:
-    """ident: Record.partition, unique within a priority."""
+class Partition(Book):
+    """ident: Record.partition, unique within a priority. What every record passes is in C: Book."""
 
-    __slots__ = (
-        "_announced", "_finished", "_next", "_next_then", "_said", "ident", "key", "leaving", "mark", "outstanding",
-    )  # fmt: skip
+    __slots__ = ("_next_then", "_said")
 
     def __init__(self, tenure: Tenure, ident: int) -> None:
         self.key = tenure.key
         self.ident = ident
         self.mark = min(tenure.note.taken, tenure.end)  # what did not exist yet was taken by nobody
-        self.outstanding: dict[int, object] = {}  # by offset, in order
+        self.outstanding = {}  # by offset, in order
         self.leaving = False
         self._next = tenure.offset  # behind the last record that came by
         self._next_then = tenure.offset  # at the last commit
@@ -64,26 +63,11 @@ class Partition:
         self._announced = tenure.offset  # what lies before it may be handed out
         self._said: Commit | None = None  # committed last
 
-    def is_behind(self, offset: int) -> bool:
-        """It comes after records with higher offsets: the log is another one."""
-        return offset < self._next
-
     def wants(self, offset: int) -> bool:
         """False for what an earlier reader has finished."""
         while self._finished and self._finished[0].stop <= offset:
             self._finished.popleft()
         return not (self._finished and offset in self._finished[0])
-
-    def may_hand_out(self, offset: int) -> bool:
-        return offset < self._announced
-
-    def hand_out(self, offset: int, record: object) -> None:
-        self.outstanding[offset] = record
-        self._next = offset + 1
-
-    def pass_over(self, offset: int) -> None:
-        """It is not wanted."""
-        self._next = offset + 1
 
     def reach(self, offset: int) -> range:
         """The next record that there is. Returns the offsets in between, which are nobody's."""
@@ -91,13 +75,6 @@ class Partition:
         self._next += len(gap)
         self._next_then += len(gap)  # nothing was handed out: the next note reserves no more for it
         return gap
-
-    def finish(self, offset: int, record: object) -> bool:
-        """False for a record of another tenure, and for one that was finished before."""
-        if self.outstanding.get(offset) is not record:
-            return False
-        del self.outstanding[offset]
-        return True
 
     @property
     def needs_announcement(self) -> bool:

@@ -17,23 +17,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from confluent_kafka import Message as KafkaRecord
 
+from zpush._fast.taking import Taker
 from zpush.errors import MalformedMessage
 from zpush.log import event
-from zpush.protocol.message import Priority
+from zpush.protocol.message import Message, Priority
 from zpush.queue.base import Record
 from zpush.queue.kafka_dead import DeadLetters
 from zpush.queue.kafka_link import Link
 from zpush.queue.kafka_note import Note
 from zpush.queue.kafka_partition import Commit, Key, Partition, Tenure
 from zpush.queue.kafka_poller import Poller
-from zpush.queue.kafka_record import headers_in, message_of
+from zpush.queue.kafka_record import USUAL, message_of
 
 SUSPECT_S = 4.0  # no turn of the loop for so long, or for less where sessions are shorter: below
 IDENTS = 1 << 20  # partitions of a topic, at most: Record.partition is unique across the topics of a priority
@@ -69,7 +69,7 @@ class Reader:
         self._on_dead = on_dead
         self._on_revoked = on_revoked
         self._changed = changed
-        self._buffer: deque[KafkaRecord] = deque()
+        self._buffer: list[KafkaRecord] = []
         self._held: dict[Key, Partition] = {}
         self._by_ident: dict[int, Partition] = {}
         self._topics: dict[str, int] = {}  # numbered as they come
@@ -79,6 +79,7 @@ class Reader:
         self._suspect_s = _suspect_s(config)
         self._stopping = False
         self._dead = DeadLetters(dead_topic, config)
+        self._taker = Taker(self._held, USUAL, Record, priority, topic, self._read, lambda: self._dead.full)
         self._poller = Poller(f"zpush-{priority.label}", subscription, config, ahead, self, changed)
 
     @property
@@ -112,8 +113,8 @@ class Reader:
         """take() would get on, if only with records that cannot be read."""
         if not self._buffer or self._stopping or self._dead.full:
             return False
-        record = self._buffer[0]
-        return self._held[_key(record)].may_hand_out(record.offset() or 0)
+        partition, offset = self._front()
+        return partition.may_hand_out(offset)
 
     def take(self, limit: int) -> list[Record]:
         """In the order in which they came; of a partition that is the order of its offsets."""
@@ -121,42 +122,36 @@ class Reader:
         if not self.ready:
             return []
         records: list[Record] = []
-        now_ms = time.time_ns() // 1_000_000
-        for _ in range(min(limit, len(self._buffer))):
-            raw = self._buffer[0]
-            partition, offset = self._held[_key(raw)], raw.offset() or 0
+        count, count_bytes = self._taker.take(self._buffer, limit, time.time_ns() // 1_000_000, records)
+        self.taken += count
+        self.taken_bytes += count_bytes
+        del self._buffer[:count]
+        if self._buffer:
+            partition, offset = self._front()
             if partition.is_behind(offset):
-                partition = self._begin_anew(partition, offset)
-            if not partition.may_hand_out(offset) or self._dead.full:
-                break
-            self._buffer.popleft()
-            self.taken += 1
-            self.taken_bytes += len(raw)
-            record = self._judge(raw, partition, offset, now_ms)
-            if record is not None:
-                records.append(record)
+                self._begin_anew(partition, offset)
         self._dead.flush()
         self._poller.more_room()
         if any(partition.needs_announcement for partition in self._held.values()):
             self._commit()
         return records
 
-    def _judge(self, raw: KafkaRecord, partition: Partition, offset: int, now_ms: int) -> Record | None:
-        if not partition.wants(offset):
-            partition.pass_over(offset)
-            return None
-        redelivered = offset < partition.mark
-        headers = headers_in(raw)
+    def _front(self) -> tuple[Partition, int]:
+        """Where the next record of the buffer stands."""
+        record = self._buffer[0]
+        return self._held[_key(record)], record.offset() or 0
+
+    def _read(
+        self, raw: KafkaRecord, headers: list[Any] | None, partition: Partition, offset: int, now_ms: int
+    ) -> Message | None:
+        """Of a record that is not in the usual form. None where it is no message: then it is on its way to the dead."""
         try:
-            message = message_of(raw, headers, self._priority, now_ms)
+            return message_of(raw, headers, self._priority, now_ms)
         except MalformedMessage as e:
+            redelivered = offset < partition.mark
             partition.hand_out(offset, raw)
             self._dead.bury(raw, headers or [], e.reason, partial(self._buried, partition, offset, raw, redelivered))
             return None
-        copied = partition.key[0] != self._topic
-        record = Record(message, self._priority, partition.ident, offset, redelivered, copied)
-        partition.hand_out(offset, record)
-        return record
 
     def _buried(self, partition: Partition, offset: int, raw: KafkaRecord, redelivered: bool) -> None:
         self._on_dead(self._priority, redelivered)
@@ -187,7 +182,7 @@ class Reader:
         """In front of the buffer, where it is wider than what is announced."""
         if not self._buffer:
             return
-        partition, offset = self._held[_key(self._buffer[0])], self._buffer[0].offset() or 0
+        partition, offset = self._front()
         if not partition.may_hand_out(offset) and (gap := partition.reach(offset)):
             self._poller.explain(partition.key, gap)
 
@@ -221,12 +216,11 @@ class Reader:
         self._report()
         self._commit()
 
-    def _begin_anew(self, partition: Partition, offset: int) -> Partition:
+    def _begin_anew(self, partition: Partition, offset: int) -> None:
         topic, number = partition.key
         event(log, "offsets went back", logging.WARNING, topic=topic, partition=number, offset=offset)
         self._forget([partition])
         self.assigned([Tenure(partition.key, offset, Note(offset), offset)])
-        return self._held[partition.key]
 
     async def give_up(self, keys: Sequence[Key]) -> list[Commit]:
         leaving = [self._held[key] for key in keys if key in self._held]
@@ -256,7 +250,7 @@ class Reader:
                     await self._finished_leaving.wait()
 
     def _drop_buffered(self, keys: Sequence[Key]) -> None:
-        kept = deque(record for record in self._buffer if _key(record) not in keys)
+        kept = [record for record in self._buffer if _key(record) not in keys]
         self.taken += len(self._buffer) - len(kept)
         self.taken_bytes += sum(map(len, self._buffer)) - sum(map(len, kept))
         self._buffer = kept

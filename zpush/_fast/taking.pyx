@@ -1,0 +1,137 @@
+"""A Kafka record's way to its processor, as far as each one goes it. queue/kafka_record.py, kafka_partition.py and
+kafka_reader.py have the definitions, and do what is rare.
+
+Rules. Nothing is decided here that is not usual: a record in another form is given to `otherwise`, and one that may not
+be handed out ends a turn. A record is asked for its headers once: taking.pyi says why.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
+
+from zpush._fast.entry cimport read_headers
+
+
+cdef extern from "Python.h":
+    # Checks each result (_Py_CheckFunctionResult). `record.headers()` need not: Cython and CPython have shorter ways.
+    object PyObject_CallMethodNoArgs(object self, object name)
+
+
+cpdef object headers_in(record):
+    try:
+        headers = PyObject_CallMethodNoArgs(record, "headers")
+    except (SystemError, UnicodeDecodeError):  # the former with the latter as its cause
+        return None
+    return [] if headers is None else headers
+
+
+@cython.final
+cdef class Messages:
+    cdef object make
+    cdef tuple kinds
+    cdef object target
+    cdef str reserved
+    cdef Py_ssize_t max_payload_bytes
+
+    def __init__(self, make, tuple kinds not None, target, str reserved not None, Py_ssize_t max_payload_bytes):
+        self.make, self.kinds, self.target, self.reserved = make, kinds, target, reserved
+        self.max_payload_bytes = max_payload_bytes
+
+    def read(self, record, headers, priority, int64_t now_ms):
+        return message_in(self, record, headers, priority, now_ms)
+
+
+cdef object message_in(Messages how, record, headers, priority, int64_t now_ms):
+    cdef str message_id
+    cdef int64_t written_ms
+    payload = record.value()
+    if type(headers) is not list or not PyBytes_CheckExact(payload) or PyBytes_GET_SIZE(payload) > how.max_payload_bytes:
+        return None
+    usual = read_headers(headers, record.key(), payload)
+    if usual is None:
+        return None
+    message_id, client_id, _, kind, expires_ms = usual
+    if message_id.startswith(how.reserved):
+        return None
+    _, written_ms = record.timestamp()
+    queued_ms = written_ms if 0 <= written_ms < now_ms else now_ms
+    return how.make(message_id, client_id, payload, how.kinds[kind], how.target, priority, expires_ms, queued_ms)
+
+
+cdef class Book:
+    cdef public tuple key
+    cdef public int64_t ident
+    cdef public int64_t mark
+    cdef public dict outstanding
+    cdef public bint leaving
+    cdef public int64_t _next
+    cdef public int64_t _announced
+    cdef public object _finished
+
+    def is_behind(self, int64_t offset):
+        return offset < self._next
+
+    def may_hand_out(self, int64_t offset):
+        return offset < self._announced
+
+    def hand_out(self, offset, record):
+        write_down(self, offset, record)
+
+    def pass_over(self, int64_t offset):
+        self._next = offset + 1
+
+    def finish(self, offset, record):
+        if self.outstanding.get(offset) is not record:
+            return False
+        del self.outstanding[offset]
+        return True
+
+
+cdef inline int write_down(Book book, offset, record) except -1:
+    book.outstanding[offset] = record
+    book._next = <int64_t>offset + 1
+    return 0
+
+
+@cython.final
+cdef class Taker:
+    cdef dict held
+    cdef Messages messages
+    cdef object make
+    cdef object priority
+    cdef str topic
+    cdef object otherwise
+    cdef object is_full
+
+    def __init__(self, dict held not None, Messages messages not None, make, priority, str topic, otherwise, is_full):
+        self.held, self.messages, self.make, self.priority, self.topic = held, messages, make, priority, topic
+        self.otherwise, self.is_full = otherwise, is_full
+
+    def take(self, list buffer not None, Py_ssize_t limit, int64_t now_ms, list records not None):
+        cdef Py_ssize_t count = 0
+        cdef int64_t at, taken_bytes = 0
+        cdef Book book
+        for raw in buffer:
+            if count >= limit:
+                break
+            offset = raw.offset()
+            book, at = self.held[raw.topic(), raw.partition()], offset
+            if at < book._next or at >= book._announced:
+                break
+            count += 1
+            taken_bytes += len(raw)
+            if book._finished and not book.wants(offset):
+                book._next = at + 1
+                continue
+            headers = headers_in(raw)
+            message = message_in(self.messages, raw, headers, self.priority, now_ms)
+            if message is None:
+                message = self.otherwise(raw, headers, book, offset, now_ms)
+            if message is None:
+                if self.is_full():
+                    break
+                continue
+            record = self.make(message, self.priority, book.ident, offset, at < book.mark, book.key[0] != self.topic)
+            write_down(book, offset, record)
+            records.append(record)
+        return count, taken_bytes
