@@ -170,6 +170,14 @@ def test_an_orderly_end_says_how_far_it_went() -> None:
     assert after.mark == 40
 
 
+def test_what_a_reader_has_not_come_to_stays_marked_for_the_next() -> None:
+    partition = partition_at(None, 20)
+    crashed = announced(partition)
+    hand_out(partition, range(5))
+    for commit in (announced(partition_at(crashed, 20)), partition_at(crashed, 20).last_commit()):
+        assert partition_at(commit, 20).mark == 20
+
+
 TOO_LONG = "zpush:1:" + "1+1," * 999
 
 
@@ -199,11 +207,13 @@ def test_whatever_happens_nothing_is_lost_and_every_repetition_says_so(steps: li
     partition = partition_at(None, end)
     out: dict[int, object] = {}
     finished: set[int] = set()
+    known: set[int] = set()  # finished, as far as this reader knows
     safe: set[int] = set()  # finished, and committed as such
     unmarked: Counter[int] = Counter()
 
     def restart() -> None:
-        nonlocal partition, position, out
+        nonlocal partition, position, out, known
+        known = set(safe)
         partition = partition_at(stored, end)
         position = stored.offset if stored else 0
         out = {}
@@ -221,16 +231,17 @@ def test_whatever_happens_nothing_is_lost_and_every_repetition_says_so(steps: li
             for offset in [o for i, o in enumerate(sorted(out)) if i in argument]:
                 assert partition.finish(offset, out.pop(offset))
                 finished.add(offset)
+                known.add(offset)
         elif step == "commit":
             commit = partition.commit()
             if commit is not None:
-                stored, safe = commit, set(finished)
+                stored, safe = commit, set(known)
                 if argument:
                     partition.committed(commit)
         elif step == "grow":
             end += int(str(argument))
         elif step == "leave":
-            stored, safe = partition.last_commit(), set(finished)
+            stored, safe = partition.last_commit(), set(known)
             restart()
         else:
             restart()

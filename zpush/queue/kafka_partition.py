@@ -112,4 +112,6 @@ class Partition(Book):
             reached = max(reached, later.popleft().stop)
         offset = next(iter(self.outstanding), reached)
         finished = [*kafka_note.gaps(self.outstanding, reached), *later]
-        return Commit(self.key, offset, kafka_note.encode(offset, max(taken, reached), finished), taken)
+        # An earlier reader may have handed out what this one has not come to.
+        note = kafka_note.encode(offset, max(taken, reached, self.mark), finished)
+        return Commit(self.key, offset, note, taken)
