@@ -129,7 +129,7 @@ async def test_stop_waits_for_what_is_under_way(on_kafka: KafkaBackend) -> None:
     producer = KafkaProducer(on_kafka.queue(linger_ms="300"), on_kafka.server.url)
     await producer.start()
     sent = [message(f"c{i}") for i in range(1000)]
-    under_way = asyncio.create_task(producer.publish(sent))
+    under_way = asyncio.ensure_future(producer.publish(sent))
     await asyncio.sleep(0)
     assert not under_way.done()
     await producer.stop()
@@ -142,7 +142,7 @@ async def test_what_is_left_at_the_end_is_an_error(on_own_kafka: KafkaBackend) -
     await producer.start()
     assert await producer.publish([message("c1")]) == [None]
     on_own_kafka.server.kill()
-    under_way = asyncio.create_task(producer.publish([message("c1")]))
+    under_way = asyncio.ensure_future(producer.publish([message("c1")]))
     await asyncio.sleep(0)
     await producer.stop()
     [error] = await under_way
@@ -151,7 +151,7 @@ async def test_what_is_left_at_the_end_is_an_error(on_own_kafka: KafkaBackend) -
 
 async def test_a_publish_that_was_given_up_does_no_harm(on_kafka: KafkaBackend) -> None:
     producer = await on_kafka.producer(linger_ms="100")
-    given_up = asyncio.create_task(producer.publish([message("c1") for _ in range(500)]))
+    given_up = asyncio.ensure_future(producer.publish([message("c1") for _ in range(500)]))
     await asyncio.sleep(0)
     given_up.cancel()
     sent = Message("after", "c1", b"x")

@@ -2,6 +2,8 @@
 
 Rules. Exactly one target and one payload, the same bounds as the API's, and MalformedMessage with the field
 before anything is sent. One push has one id, whoever it goes to: a receiver drops doubles by it.
+
+Neither form of a push is looked at by the garbage collector: a sender has thousands of them.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ _encode = msgspec.json.Encoder().encode
 _MISSING_PAYLOAD = "give exactly one of data, text and binary"
 _CLIENT, _USER, _ALL = Target  # names of the module's own: looking an enum's member up costs 50 ns
 _TEXT, _BINARY, _JSON = Kind
+MIN_TTL_S = 0.001
 
 
-class Push(msgspec.Struct, frozen=True, kw_only=True):
+class Push(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What `Pusher.push` takes. data: anything that has a JSON form. ttl: seconds, None for no end.
 
     wait_ack: seconds that a direct push waits for each client's own ack; ACKED where it came.
@@ -43,7 +46,7 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     wait_ack: float | None = None
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """A checked push. keys: client ids, one user id, or ("",) for all; one: the target was given as `client`."""
 
     id: str
@@ -93,8 +96,8 @@ def prepare(push: Push) -> Prepared:
     """Checks it, or MalformedMessage."""
     target, keys = _target(push)
     kind, payload = _payload(push)
-    if push.ttl is not None and not 0.001 <= push.ttl <= MAX_TTL_S:
-        raise MalformedMessage(f"ttl must be from 0.001 to {MAX_TTL_S:.0f} seconds; None for no end", "ttl")
+    if push.ttl is not None and not MIN_TTL_S <= push.ttl <= MAX_TTL_S:
+        raise MalformedMessage(f"ttl must be from {MIN_TTL_S} to {MAX_TTL_S:.0f} seconds; None for no end", "ttl")
     if push.wait_ack is not None and not (push.direct and not push.all and 0.001 <= push.wait_ack <= MAX_ACK_WAIT_S):
         raise MalformedMessage(f"wait_ack is at most {MAX_ACK_WAIT_S:.0f} s, for direct pushes, not to all", "wait_ack")
     priority = push.priority if isinstance(push.priority, Priority) else Priority.of(push.priority)

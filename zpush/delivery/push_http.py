@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from zpush.config.units import is_loopback
-from zpush.delivery.push import Prepared
+from zpush.delivery.push import Prepared, Push, prepare
 from zpush.errors import (
     ConfigError,
     MalformedMessage,
@@ -56,6 +56,9 @@ class HttpSender:
 
     async def stop(self) -> None:
         await self._client.aclose()
+
+    def prepare(self, push: Push) -> Prepared:
+        return prepare(push)
 
     async def send(self, pushes: Sequence[Prepared]) -> list[Result | Exception]:
         if len(pushes) == 1:

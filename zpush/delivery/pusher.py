@@ -17,14 +17,14 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
 from zpush.delivery.push import Prepared, Push, prepare
 from zpush.errors import MalformedMessage
-from zpush.protocol.message import Outcome, Priority
+from zpush.protocol.message import Message, Outcome, Priority
 from zpush.queue.base import Producer
 from zpush.queue.open import open_producer
 
@@ -39,6 +39,7 @@ OnResult = Callable[[str, Result | Exception], None]
 _CLOSED = "this Pusher is closed"
 CLOSE_S = 10.0
 _T = TypeVar("_T")
+_P = TypeVar("_P")
 
 
 class Fields(TypedDict, total=False):
@@ -77,36 +78,46 @@ class QueueLayout(msgspec.Struct, frozen=True):
         return f"QueueLayout({self.prefix!r}, {self.partitions}, {self.max_messages}, {list(self.librdkafka)})"
 
 
-class _Sender(Protocol):
+class _Sender(Protocol[_P]):
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-    async def send(self, pushes: Sequence[Prepared]) -> list[Any]:
-        """Per push: its result or an exception."""
+    def prepare(self, push: Push) -> _P:
+        """What send() takes; MalformedMessage."""
+        ...
+
+    def send(self, pushes: Sequence[_P]) -> Awaitable[list[Any]]:
+        """Per push: its result, an exception, or None: taken, and there is no more to say than its id."""
         ...
 
 
 class _QueueSender:
-    def __init__(self, producer: Producer) -> None:
+    def __init__(self, producer: Producer, usual: Callable[[Push], Message | None]) -> None:
+        """usual: makes a message of nearly every push to one client at once, and None of others."""
         self._producer = producer
+        self._usual = usual
+        self.start = producer.start
+        self.stop = producer.stop
 
-    async def start(self) -> None:
-        await self._producer.start()
+    def prepare(self, push: Push) -> Message | Prepared:
+        return self._usual(push) or prepare(push)
 
-    async def stop(self) -> None:
-        await self._producer.stop()
+    def send(self, pushes: Sequence[Message | Prepared]) -> Awaitable[list[Exception | None]]:
+        if Prepared in map(type, pushes):
+            return self._send_any(pushes)
+        return self._producer.publish(cast("Sequence[Message]", pushes))
 
-    async def send(self, pushes: Sequence[Prepared]) -> list[str | Exception]:
+    async def _send_any(self, pushes: Sequence[Message | Prepared]) -> list[Exception | None]:
         now_ms = time.time_ns() // 1_000_000
-        results: list[str | Exception] = [push.id for push in pushes]
+        results: list[Exception | None] = [None] * len(pushes)
         owners: list[int] = []
-        messages = []
+        messages: list[Message] = []
         for i, push in enumerate(pushes):
-            if push.direct:
+            if isinstance(push, Prepared) and push.direct:
                 results[i] = MalformedMessage("a direct push needs an http:// or https:// URL", "direct")
                 continue
-            of_push = push.messages(now_ms)
+            of_push = [push] if isinstance(push, Message) else push.messages(now_ms)
             owners += [i] * len(of_push)
             messages += of_push
         for i, error in zip(owners, await self._producer.publish(messages), strict=True):
@@ -125,16 +136,23 @@ class Counts(msgspec.Struct, frozen=True):
 class _OnLoop:
     """The pushes of one event loop."""
 
-    def __init__(self, sender: _Sender, on_result: OnResult | None) -> None:
+    def __init__(self, sender: _Sender[Any], on_result: OnResult | None) -> None:
         self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self.prepare = sender.prepare
         self.taken = 0
         self.refused = 0
         self._sender = sender
         self._on_result = on_result
         self._started: asyncio.Task[None] | None = None
+        self._is_started = False
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    def is_running_here(self) -> bool:
+        """As asyncio.get_running_loop() would say, which asks the system for the process's id each time."""
+        return self.loop.is_running() and self._thread == threading.get_ident()
 
     async def start(self) -> None:
         if self._started is None:
@@ -142,40 +160,45 @@ class _OnLoop:
         if not self._started.done():
             await asyncio.shield(self._started)
         self._started.result()  # every push is told what keeps it from starting, and not just the first
-
-    async def push(self, push: Push) -> Result:
-        [result] = await self._send([prepare(push)])
-        if isinstance(result, Exception):
-            raise result
-        return result
+        self._is_started = True
 
     async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
-        results: list[Any] = []
-        for push in pushes:
+        sound: list[Any] = []
+        malformed: list[tuple[int, MalformedMessage]] = []
+        for place, push in enumerate(pushes):
             try:
-                results.append(prepare(push))
+                sound.append(self.prepare(push))
             except MalformedMessage as e:
-                results.append(e)
-        sound = [i for i, each in enumerate(results) if isinstance(each, Prepared)]
-        for i, result in zip(sound, await self._send([results[i] for i in sound]), strict=True):
-            results[i] = result
+                malformed.append((place, e))
+        results = await self.send(sound)
+        for place, error in malformed:
+            results.insert(place, error)
         return results
 
-    async def _send(self, pushes: Sequence[Prepared]) -> list[Result | Exception]:
+    async def send(self, pushes: Sequence[Any]) -> list[Any]:
+        """pushes: what prepare() has made. Per push: its result or an exception."""
+        if not self._under_way:
+            self._quiet.clear()
         self._under_way += 1
-        self._quiet.clear()
         try:
-            await self.start()
+            if not self._is_started:
+                await self.start()
             results = await self._sender.send(pushes)
         finally:
             self._under_way -= 1
             if not self._under_way:
                 self._quiet.set()
-        self._count(pushes, results)
+        self._judge(pushes, results)
         return results
 
-    def _count(self, pushes: Sequence[Prepared], results: Sequence[Result | Exception]) -> None:
-        refused = sum(isinstance(result, Exception) for result in results)
+    def _judge(self, pushes: Sequence[Any], results: list[Any]) -> None:
+        """Counts and tells them. A None becomes the push's id."""
+        refused = 0
+        for place, result in enumerate(results):
+            if result is None:
+                results[place] = pushes[place].id
+            elif isinstance(result, Exception):
+                refused += 1
         self.refused += refused
         self.taken += len(results) - refused
         if self._on_result is not None:
@@ -195,10 +218,18 @@ class _OnLoop:
                 await self._sender.stop()
 
 
+def _result(results: list[Any]) -> Result:
+    """Of a single push."""
+    result: Result | Exception = results[0]
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 class _Background:
     """An event loop in a daemon thread, for callers that have none."""
 
-    def __init__(self, open_sender: Callable[[], _Sender], on_result: OnResult | None) -> None:
+    def __init__(self, open_sender: Callable[[], _Sender[Any]], on_result: OnResult | None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="zpush-pusher", daemon=True)
         self._thread.start()
@@ -255,7 +286,8 @@ class Pusher:
         device), {Outcome: connections} for `all`. Raises MalformedMessage, QueueFull, QueueUnavailable,
         RegistryUnavailable, Unauthorized.
         """
-        return await self._on_this_loop().push(Push(direct=direct, **fields))
+        ours = self._on_this_loop()
+        return _result(await ours.send([ours.prepare(Push(direct=direct, **fields))]))
 
     async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
         """Several pushes in one batch: a result or an exception each, in order. One that fails spoils no other."""
@@ -290,7 +322,8 @@ class Pusher:
     def push_sync(self, *, direct: bool = False, **fields: Unpack[Fields]) -> Result:
         """push(), for programs without an event loop."""
         background = self._in_background()
-        return background.run(background.pushes.push(Push(direct=direct, **fields)))
+        theirs = background.pushes
+        return _result(background.run(theirs.send([theirs.prepare(Push(direct=direct, **fields))])))
 
     def push_many_sync(self, pushes: Iterable[Push]) -> list[Result | Exception]:
         """As push_many, without a loop."""
@@ -330,7 +363,7 @@ class Pusher:
             raise RuntimeError(_CLOSED)
         if self._ours is None:
             self._ours = _OnLoop(self._open_sender(), self._on_result)
-        elif self._ours.loop is not asyncio.get_running_loop():
+        elif not self._ours.is_running_here():
             raise RuntimeError("this Pusher belongs to another event loop: make one per loop, or use push_sync")
         return self._ours
 
@@ -343,10 +376,15 @@ class Pusher:
                 self._in_the_background = self._background.pushes
             return self._background
 
-    def _open_sender(self) -> _Sender:
+    def _open_sender(self) -> _Sender[Any]:
         """ConfigError where the URL is wrong."""
         if self._url.startswith(("http://", "https://")):
             from zpush.delivery.push_http import HttpSender
 
             return HttpSender(self._url, self._api_key)
-        return _QueueSender(open_producer(self._queue, self._url))
+        producer = open_producer(self._queue, self._url)
+        if self._url.startswith("kafka://"):
+            from zpush.delivery.usual_push import usual_message
+
+            return _QueueSender(producer, usual_message)
+        return _QueueSender(producer, lambda _: None)

@@ -8,7 +8,7 @@ marked as redelivered. A record that cannot be read goes to `<prefix>.dead` and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -61,7 +61,7 @@ class Producer(Protocol):
 
     async def stop(self) -> None: ...
 
-    async def publish(self, messages: Sequence[Message]) -> list[Exception | None]:
+    def publish(self, messages: Sequence[Message]) -> Awaitable[list[Exception | None]]:
         """Per message: None (taken, as durable as the back end is), QueueFull, QueueUnavailable or MalformedMessage."""
         ...
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError
 from confluent_kafka import Message as KafkaRecord
 
+from zpush._fast.reports import Report, Reports
 from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable
 from zpush.protocol.message import Message, Priority
 from zpush.queue import kafka_names
@@ -29,59 +29,57 @@ from zpush.queue.kafka_sender import Sender, error_of
 if TYPE_CHECKING:
     from zpush.queue.open import QueueSettings
 
+Results = list[Exception | None]
+
 SLICE = 200  # messages that are handed over in one turn of the loop
 
 
-class _Call:
+class _Call(Reports):
     """One publish() under way: a result per message, and a future for when all are known.
 
-    Reports are counted where they come, in the sender's thread. Whoever sees last that nothing is missing, that thread
-    or the loop when it has handed over the last message, ends the call; both may.
+    Whoever sees last that no report is missing, the sender's thread or the loop when it has handed over the last
+    message, ends the call; both may.
     """
 
-    __slots__ = ("_awaited", "_reported", "_sender", "_sent", "done", "handed_over", "messages", "results")
+    __slots__ = ("_sender", "_sent", "done", "handed_over", "messages", "results")
 
-    def __init__(self, messages: Sequence[Message], done: asyncio.Future[None], sender: Sender) -> None:
+    def __init__(self, messages: Sequence[Message], done: asyncio.Future[Results], sender: Sender) -> None:
         self.messages = messages
-        self.results: list[Exception | None] = [None] * len(messages)
+        self.results: Results = [None] * len(messages)
         self.handed_over = 0
         self.done = done
         self._sender = sender
         self._sent = 0
-        self._reported = 0
-        self._awaited = -1  # reports, once it is known how many there will be
 
-    def report(self, index: int, error: KafkaError | None, record: KafkaRecord) -> None:
+    def failed(self, index: int, error: KafkaError, record: KafkaRecord) -> None:
         """In the sender's thread."""
-        if error is not None:
-            self.results[index] = error_of(error, record.topic() or "")
-        self._reported += 1
-        if self._reported == self._awaited:
-            self._sender.tell(self.end)
+        self.results[index] = error_of(error, record.topic() or "")
+
+    def complete(self) -> None:
+        """In the sender's thread."""
+        self._sender.tell(self.end)
 
     def end(self) -> None:
         if not self.done.done():
-            self.done.set_result(None)
+            self.done.set_result(self.results)
 
     def hand_over(self, topics: Sequence[str], room: int) -> int:
         """Up to so many messages. How many it were."""
-        produce, report = self._sender.produce, self.report
+        produce = self._sender.produce
         begin, end = self.handed_over, min(len(self.messages), self.handed_over + room)
         for index in range(begin, end):
             message = self.messages[index]
             try:
                 if len(message.payload) > MAX_PAYLOAD_BYTES:
                     raise _too_large(message)
-                headers = headers_of(message)
-                produce(topics[message.priority], message.payload, message.key, headers, partial(report, index))
+                topic, report = topics[message.priority], Report(self, index)
+                produce(topic, message.payload, message.key, headers_of(message), report)
                 self._sent += 1
             except (QueueFull, QueueUnavailable, MalformedMessage) as e:
                 self.results[index] = e
         self.handed_over = end
-        if end == len(self.messages):
-            self._awaited = self._sent
-            if self._reported == self._awaited:
-                self.end()
+        if end == len(self.messages) and self.expect(self._sent):
+            self.end()
         return end - begin
 
 
@@ -119,18 +117,16 @@ class KafkaProducer:
             raise QueueUnavailable(f"Kafka is away: {self._sender.reason}")
         return await self._lag.read()
 
-    async def publish(self, messages: Sequence[Message]) -> list[Exception | None]:
+    def publish(self, messages: Sequence[Message]) -> asyncio.Future[Results]:
         """Per message: None, QueueFull, QueueUnavailable, or MalformedMessage (too large)."""
-        if not messages:
-            return []
+        done: asyncio.Future[Results] = self._sender.loop.create_future()
         if self._sender.away:
-            return [QueueUnavailable(f"Kafka is away: {self._sender.reason}") for _ in messages]
-        call = _Call(messages, asyncio.get_running_loop().create_future(), self._sender)
-        self._calls.append(call)
+            done.set_result([QueueUnavailable(f"Kafka is away: {self._sender.reason}") for _ in messages])
+            return done
+        self._calls.append(_Call(messages, done, self._sender))
         if len(self._calls) == 1:
             self._hand_over()
-        await call.done
-        return call.results
+        return done
 
     def _hand_over(self) -> None:
         """One slice; whatever is left has its turn later, before what comes meanwhile."""
@@ -141,7 +137,7 @@ class KafkaProducer:
             if call.handed_over == len(call.messages):
                 self._calls.popleft()
         if self._calls:
-            asyncio.get_running_loop().call_soon(self._hand_over)
+            self._sender.loop.call_soon(self._hand_over)
 
 
 def _too_large(message: Message) -> MalformedMessage:

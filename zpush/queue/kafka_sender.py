@@ -72,7 +72,7 @@ class Sender:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name=name, daemon=True)
         self._verdict: asyncio.Event
-        self._loop: asyncio.AbstractEventLoop
+        self.loop: asyncio.AbstractEventLoop
         self._producer: Producer
 
     @property
@@ -91,7 +91,7 @@ class Sender:
 
     def open(self) -> None:
         """It connects by itself. ConfigError where librdkafka does not take its settings."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._verdict = asyncio.Event()
         self._producer = opened(Producer, self._config)
         self._thread.start()
@@ -174,7 +174,7 @@ class Sender:
 
     def _call(self, what: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(what)
+            self.loop.call_soon_threadsafe(what)
         except RuntimeError:  # the loop is closed: nobody waits for anything any more
             self._stopping.set()
 
@@ -193,7 +193,7 @@ class Sender:
             self._news.popleft()()
         if self._news and not self._stopping.is_set():
             self._waking = True
-            self._loop.call_soon(self._hear)
+            self.loop.call_soon(self._hear)
 
 
 _REFUSED = frozenset(
