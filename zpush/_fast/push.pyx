@@ -55,7 +55,7 @@ cdef class Usual:
         client, priority, ttl_s, message_id = push.client, push.priority, push.ttl, push.id
         if not is_plain_id(client) or push.clients is not None or push.user is not None or push.all is not False:
             return None
-        if push.direct is not False or push.wait_ack is not None:
+        if push.direct is not False or push.wait_ack is not None or push.secure_token is not None:
             return None
         if type(priority) is not self.priority:
             priority = self.priorities.get(priority) if PyUnicode_CheckExact(priority) else None
@@ -81,7 +81,10 @@ cdef class Usual:
                 return (self.text, PyUnicode_AsUTF8String(text)) if PyUnicode_CheckExact(text) else (None, None)
             if binary is not None:
                 return (self.binary, binary) if PyBytes_CheckExact(binary) else (None, None)
-            return self.json, self.encode(data)
+            payload = self.encode(data)
+            if b"null" in payload or isinstance(data, (bytes, bytearray, memoryview)):
+                return None, None  # it may have been NaN, or base64 made of it
+            return self.json, payload
         except (TypeError, ValueError, OverflowError):  # the definition says what is wrong with it
             return None, None
 

@@ -8,6 +8,7 @@ Neither form of a push is looked at by the garbage collector: a sender has thous
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from zpush.errors import MalformedMessage
 from zpush.protocol.message import NEVER, Kind, Message, Priority, Target, check_id, check_ids, check_message_id, new_id
-from zpush.protocol.push import MAX_ACK_WAIT_S, MAX_TTL_S
+from zpush.protocol.push import MAX_ACK_WAIT_S, MAX_TTL_S, check_token
 
 _encode = msgspec.json.Encoder().encode
 _MISSING_PAYLOAD = "give exactly one of data, text and binary"
@@ -29,7 +30,8 @@ MIN_TTL_S = 0.001
 class Push(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What `Pusher.push` takes. data: anything that has a JSON form. ttl: seconds, None for no end.
 
-    wait_ack: seconds that a direct push waits for each client's own ack; ACKED where it came.
+    wait_ack: seconds that a direct push waits for each client's own ack; ACKED where it came. secure_token: one
+    connection's own; the push is REJECTED where the client has connected anew since.
     """
 
     client: str | None = None
@@ -44,6 +46,7 @@ class Push(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     id: str | None = None
     direct: bool = False
     wait_ack: float | None = None
+    secure_token: str | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True, gc=False):
@@ -59,11 +62,22 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     ttl_s: float | None
     direct: bool
     wait_ack_s: float | None
+    secure_token: str
 
     def messages(self, now_ms: int) -> list[Message]:
         expires_ms = NEVER if self.ttl_s is None else now_ms + int(self.ttl_s * 1000)
         return [
-            Message(self.id, key, self.payload, self.kind, self.target, self.priority, expires_ms, now_ms)
+            Message(
+                self.id,
+                key,
+                self.payload,
+                self.kind,
+                self.target,
+                self.priority,
+                expires_ms,
+                now_ms,
+                secure_token=self.secure_token,
+            )
             for key in self.keys
         ]
 
@@ -82,6 +96,8 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
             body["direct"] = True
         if self.wait_ack_s is not None:
             body["wait_ack"] = self.wait_ack_s
+        if self.secure_token:
+            body["secure_token"] = self.secure_token
         return _encode(body)
 
     def _to(self) -> dict[str, Any]:
@@ -96,14 +112,17 @@ def prepare(push: Push) -> Prepared:
     """Checks it, or MalformedMessage."""
     target, keys = _target(push)
     kind, payload = _payload(push)
-    if push.ttl is not None and not MIN_TTL_S <= push.ttl <= MAX_TTL_S:
+    if push.ttl is not None and not (_is_number(push.ttl) and MIN_TTL_S <= push.ttl <= MAX_TTL_S):
         raise MalformedMessage(f"ttl must be from {MIN_TTL_S} to {MAX_TTL_S:.0f} seconds; None for no end", "ttl")
-    if push.wait_ack is not None and not (push.direct and not push.all and 0.001 <= push.wait_ack <= MAX_ACK_WAIT_S):
+    if push.wait_ack is not None and not (
+        push.direct and not push.all and _is_number(push.wait_ack) and 0.001 <= push.wait_ack <= MAX_ACK_WAIT_S
+    ):
         raise MalformedMessage(f"wait_ack is at most {MAX_ACK_WAIT_S:.0f} s, for direct pushes, not to all", "wait_ack")
     priority = push.priority if isinstance(push.priority, Priority) else Priority.of(push.priority)
     message_id = new_id() if push.id is None else check_message_id(push.id)
+    token = "" if push.secure_token is None else check_token(push.secure_token, target, keys)
     one = push.client is not None
-    return Prepared(message_id, target, keys, one, kind, payload, priority, push.ttl, push.direct, push.wait_ack)
+    return Prepared(message_id, target, keys, one, kind, payload, priority, push.ttl, push.direct, push.wait_ack, token)
 
 
 def _target(push: Push) -> tuple[Target, tuple[str, ...]]:
@@ -128,11 +147,34 @@ def _payload(push: Push) -> tuple[Kind, bytes]:
     if push.binary is not None:
         return _BINARY, bytes(push.binary)
     if push.text is None:
-        try:
-            return _JSON, _encode(push.data)
-        except (TypeError, ValueError, OverflowError, UnicodeEncodeError) as e:
-            raise MalformedMessage(f"data has no JSON form: {e}", "data") from None
+        return _JSON, _json(push.data)
     try:
         return _TEXT, push.text.encode()
     except UnicodeEncodeError:
         raise MalformedMessage("text is not valid Unicode", "text") from None
+
+
+def _json(data: Any) -> bytes:
+    """What msgspec would change on the quiet is refused: bytes become base64 with it, NaN and the infinities null."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        raise MalformedMessage("data is what has a JSON form; bytes are sent as binary", "data")
+    try:
+        encoded = _encode(data)
+        if b"null" in encoded and not _is_finite(msgspec.to_builtins(data)):
+            raise ValueError("it contains NaN or an infinity")
+    except (TypeError, ValueError, OverflowError, UnicodeEncodeError) as e:
+        raise MalformedMessage(f"data has no JSON form: {e}", "data") from None
+    return encoded
+
+
+def _is_finite(data: Any) -> bool:
+    """data: as msgspec.to_builtins() makes it."""
+    if isinstance(data, dict):
+        return all(map(_is_finite, data.values()))
+    if isinstance(data, list | tuple):
+        return all(map(_is_finite, data))
+    return not isinstance(data, float) or math.isfinite(data)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

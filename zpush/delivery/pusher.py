@@ -16,16 +16,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from zpush.delivery.push import Prepared, Push, prepare
+from zpush.delivery.push import Push
+from zpush.delivery.push_queue import QueueSender
 from zpush.errors import MalformedMessage
-from zpush.protocol.message import Message, Outcome, Priority
-from zpush.queue.base import Producer
+from zpush.protocol.message import Outcome, Priority
 from zpush.queue.open import open_producer
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ class Fields(TypedDict, total=False):
     ttl: float | None
     id: str | None
     wait_ack: float | None
+    secure_token: str | None
 
 
 class QueueLayout(msgspec.Struct, frozen=True):
@@ -90,40 +90,6 @@ class _Sender(Protocol[_P]):
     def send(self, pushes: Sequence[_P]) -> Awaitable[list[Any]]:
         """Per push: its result, an exception, or None: taken, and there is no more to say than its id."""
         ...
-
-
-class _QueueSender:
-    def __init__(self, producer: Producer, usual: Callable[[Push], Message | None]) -> None:
-        """usual: makes a message of nearly every push to one client at once, and None of others."""
-        self._producer = producer
-        self._usual = usual
-        self.start = producer.start
-        self.stop = producer.stop
-
-    def prepare(self, push: Push) -> Message | Prepared:
-        return self._usual(push) or prepare(push)
-
-    def send(self, pushes: Sequence[Message | Prepared]) -> Awaitable[list[Exception | None]]:
-        if Prepared in map(type, pushes):
-            return self._send_any(pushes)
-        return self._producer.publish(cast("Sequence[Message]", pushes))
-
-    async def _send_any(self, pushes: Sequence[Message | Prepared]) -> list[Exception | None]:
-        now_ms = time.time_ns() // 1_000_000
-        results: list[Exception | None] = [None] * len(pushes)
-        owners: list[int] = []
-        messages: list[Message] = []
-        for i, push in enumerate(pushes):
-            if isinstance(push, Prepared) and push.direct:
-                results[i] = MalformedMessage("a direct push needs an http:// or https:// URL", "direct")
-                continue
-            of_push = [push] if isinstance(push, Message) else push.messages(now_ms)
-            owners += [i] * len(of_push)
-            messages += of_push
-        for i, error in zip(owners, await self._producer.publish(messages), strict=True):
-            if error is not None:
-                results[i] = error
-        return results
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -386,5 +352,5 @@ class Pusher:
         if self._url.startswith("kafka://"):
             from zpush.delivery.usual_push import usual_message
 
-            return _QueueSender(producer, usual_message)
-        return _QueueSender(producer, lambda _: None)
+            return QueueSender(producer, usual_message)
+        return QueueSender(producer, lambda _: None)

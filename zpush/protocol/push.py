@@ -121,7 +121,7 @@ def parse_push(body: bytes, now_ms: int, payload_bytes: int) -> PushRequest:
         NEVER if push.ttl is UNSET else now_ms + _ttl_ms(push.ttl),
         now_ms,
         0 if push.wait_ack is UNSET else _ack_wait_ms(push.wait_ack, push.direct, target),
-        "" if push.secure_token is UNSET else _checked_token(push.secure_token, target, keys),
+        "" if push.secure_token is UNSET else check_token(push.secure_token, target, keys),
         keys,
         push.direct,
     )
@@ -268,7 +268,8 @@ def _ack_wait_ms(wait_s: float, direct: bool, target: Target) -> int:
     return int(wait_s * 1000)
 
 
-def _checked_token(token: str, target: Target, keys: tuple[str, ...]) -> str:
+def check_token(token: str, target: Target, keys: tuple[str, ...]) -> str:
+    """A push's secure token, or MalformedMessage."""
     if target is not _CLIENT or len(keys) > 1:
         raise MalformedMessage("a secure_token is one connection's: name one client", "secure_token")
     if not 0 < len(token) <= MAX_TOKEN_CHARACTERS:

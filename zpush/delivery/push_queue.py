@@ -1,0 +1,50 @@
+"""Pushes through the queue itself.
+
+Rules. Nearly every push is one message, which is made at once. What has several, or none, is taken apart here: its
+result is that of its last message that failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
+
+from zpush.delivery.push import Prepared, Push, prepare
+from zpush.errors import MalformedMessage
+from zpush.protocol.message import Message
+from zpush.queue.base import Producer
+
+
+class QueueSender:
+    def __init__(self, producer: Producer, usual: Callable[[Push], Message | None]) -> None:
+        """usual: makes a message of nearly every push to one client at once, and None of others."""
+        self._producer = producer
+        self._usual = usual
+        self.start = producer.start
+        self.stop = producer.stop
+
+    def prepare(self, push: Push) -> Message | Prepared:
+        return self._usual(push) or prepare(push)
+
+    def send(self, pushes: Sequence[Message | Prepared]) -> Awaitable[list[Exception | None]]:
+        if Prepared in map(type, pushes):
+            return self._send_any(pushes)
+        return self._producer.publish(cast("Sequence[Message]", pushes))
+
+    async def _send_any(self, pushes: Sequence[Message | Prepared]) -> list[Exception | None]:
+        now_ms = time.time_ns() // 1_000_000
+        results: list[Exception | None] = [None] * len(pushes)
+        owners: list[int] = []
+        messages: list[Message] = []
+        for i, push in enumerate(pushes):
+            if isinstance(push, Prepared) and push.direct:
+                results[i] = MalformedMessage("a direct push needs an http:// or https:// URL", "direct")
+                continue
+            of_push = [push] if isinstance(push, Message) else push.messages(now_ms)
+            owners += [i] * len(of_push)
+            messages += of_push
+        for i, error in zip(owners, await self._producer.publish(messages), strict=True):
+            if error is not None:
+                results[i] = error
+        return results
