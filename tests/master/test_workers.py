@@ -66,6 +66,17 @@ def test_new_worker_takes_no_connections_before_it_is_ready(run: Run) -> None:
     until_slots(run, 0, 1)
 
 
+def test_signals_that_mean_nothing_here_end_nothing(run: Run) -> None:
+    run.start(*TWO)
+    before = run.ready()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        run.signal(number)
+        os.kill(before["workers"][1]["pid"], number)
+    wait_until(lambda: len(run.logged("signal without a meaning")) == 2, "both are logged")
+    assert {line["signal"] for line in run.logged("signal without a meaning")} == {"SIGUSR1", "SIGUSR2"}
+    assert [w["pid"] for w in run.ready()["workers"]] == [w["pid"] for w in before["workers"]]
+
+
 def test_ttou_lets_the_last_one_drain_without_new_connections(run: Run) -> None:
     run.set_mode("slow")
     run.start(*TWO, LONG)

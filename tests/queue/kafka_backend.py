@@ -24,7 +24,7 @@ from zpush.queue.kafka_topics import Topics
 # A killed reader is missed after this. A broker that is not ours takes no less than its group.min.session.timeout.ms.
 SESSION_S = 6.0 if os.environ.get("ZPUSH_TEST_KAFKA") else 1.2
 HAND_OVERS_PER_TTL = 3  # as with Streams
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 class Server(Protocol):

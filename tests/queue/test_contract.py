@@ -223,6 +223,7 @@ GARBAGE: list[tuple[dict[str, bytes], str]] = [
     ({"key": b"\xff", "payload": b"x"}, "not valid UTF-8"),
     ({"payload": b"x"}, "client is empty"),
     ({"key": b"c1", "payload": b"x", "target": b"planet"}, "target must be"),
+    ({"key": b"c1", "payload": b"x", "target": b"all", "token": b"one"}, "a token is one connection's"),
 ]
 
 

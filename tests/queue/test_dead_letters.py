@@ -311,7 +311,7 @@ async def test_a_letter_that_only_tells_where_the_record_was_stays(
     await on_kafka.produce_to(f"{on_kafka.layout.prefix}.dead", 0, None, None, own_fields(on_kafka, "too large"))
     letters = await open_letters(on_kafka)
     (error,) = await replay_all(letters)
-    assert isinstance(error, MalformedMessage) and "only where the record was" in str(error)
+    assert isinstance(error, MalformedMessage) and "too large to be kept" in str(error)
     assert len(await all_of(letters)) == 1
 
 

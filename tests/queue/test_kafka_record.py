@@ -32,7 +32,7 @@ MESSAGES = st.builds(
     target=st.sampled_from(Target),
     expires_ms=st.sampled_from([0, 1, 2_000_000_000_000]),
     secure_token=st.sampled_from(["", "a-token"]),
-)
+).filter(lambda message: message.target is Target.CLIENT or not message.secure_token)
 
 
 def record(value: bytes | None, key: bytes | None, headers: list[Any], timestamp_ms: int = THEN_MS) -> KafkaRecord:

@@ -72,7 +72,7 @@ async def test_a_malformed_push(world: World, body: dict[str, Any], field: str) 
 
 async def test_large_pushes(world: World) -> None:
     assert (await world.push(to={"client": "c1"}, text="x" * 65536)).status_code == 202
-    assert error(await world.push(to={"client": "c1"}, text="x" * 65537)) == (413, "too_large", "data")
+    assert error(await world.push(to={"client": "c1"}, text="x" * 65537)) == (413, "too_large", "text")
     assert error(await world.push(to={"client": "c1"}, text="x" * (10 << 20)))[0] == 413
     assert len(world.queue.messages) == 1
 

@@ -45,7 +45,8 @@ from zpush.server.listeners import Listeners
 WorkerMain = Callable[[Settings, Scoreboard, int, int, Listeners, int, Load], int]
 ProcessorMain = Callable[[Settings, Scoreboard, int, int, int, Load, socket.socket | None], int]
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+UNUSED = (signal.SIGUSR1, signal.SIGUSR2)  # which other servers give a meaning: it must not end this one
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, *UNUSED)
 SPARE_DESCRIPTORS = 1024  # of a worker, beside its clients: senders, peers, registry, files
 
 _logger = logging.getLogger("zpush.master")
@@ -238,6 +239,8 @@ class Master:
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             if self._ending is None:
                 self._workers.obey(number, self._settings)
+        elif number in UNUSED:
+            log.event(_logger, "signal without a meaning", logging.WARNING, signal=signal.Signals(number).name)
         elif number == signal.SIGTERM and self._ending is None:
             grace_s = self._settings.connections.go_away_grace_s + self._timings.drain_grace_s
             self._end(signal.SIGTERM, self._settings.server.drain_window_s + grace_s)

@@ -213,6 +213,8 @@ def from_headers(
     token = _text(headers, "token", "")
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise MalformedMessage(f"token is {len(token)} characters long; it is no secure token", "token")
+    if token and target is not Target.CLIENT:
+        raise MalformedMessage("a token is one connection's: the target must be client", "token")
     return Message(message_id, client_id, payload, kind, target, priority, int(expires), queued_ms, secure_token=token)
 
 

@@ -40,6 +40,7 @@ _SHOWN = 200  # characters of a reason: a hostile field name is not echoed whole
 
 _CLIENT, _USER, _ALL = Target  # names of the module's own: looking up an enum's member takes a tenth of reading a push
 _TEXT, _BINARY, _JSON = Kind
+_PAYLOAD_FIELDS = {_TEXT: "text", _BINARY: "base64", _JSON: "data"}
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _WHERE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
@@ -110,7 +111,8 @@ def parse_push(body: bytes, now_ms: int, payload_bytes: int) -> PushRequest:
     target, keys = _target(push.to)
     kind, payload = _payload(push)
     if len(payload) > payload_bytes:
-        raise TooLarge(f"the payload is {len(payload)} bytes long; at most {payload_bytes} are allowed", "data")
+        reason = f"the payload is {len(payload)} bytes long; at most {payload_bytes} are allowed"
+        raise TooLarge(reason, _PAYLOAD_FIELDS[kind])
     return PushRequest(
         new_id() if push.id is UNSET else check_message_id(push.id),
         keys[0],

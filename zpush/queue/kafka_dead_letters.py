@@ -31,7 +31,7 @@ from zpush.queue.kafka_sender import Sender
 if TYPE_CHECKING:
     from zpush.queue.open import QueueSettings
 
-ONLY_A_PLACE = "it tells only where the record was, which was too large to be kept"
+NO_VALUE = "it has no value: the record had none, or was too large to be kept"
 OWN = ("reason", "topic", "partition", "offset", "time")
 _NAME = re.compile(r"(\d{1,5}):(\d{1,18})", re.ASCII)
 
@@ -144,7 +144,7 @@ class KafkaDeadLetters:
             id=dict(own).get("id") or b"",
             value=record.value() or b"",
             problem=_problem(record, own, priority or Priority.NORMAL),
-            obstacle=stranger(topic) if priority is None else ONLY_A_PLACE if record.value() is None else "",
+            obstacle=stranger(topic) if priority is None else NO_VALUE if record.value() is None else "",
             content=(record, own),
         )
 
