@@ -74,7 +74,7 @@ def push_of(fields: dict[str, Any]) -> Push:
     return Push(**{"client": "c1", **fields})
 
 
-@pytest.mark.parametrize("fields", USUAL, ids=str)
+@pytest.mark.parametrize("fields", USUAL, ids=",".join)
 def test_the_usual_push_is_what_its_definition_makes_of_it(fields: dict[str, Any]) -> None:
     made = usual_message(push_of(fields))
     assert made is not None
@@ -90,13 +90,13 @@ def test_the_usual_push_is_what_its_definition_makes_of_it(fields: dict[str, Any
     assert made.id == fields["id"] if "id" in fields else made_ms(made.id) == made.queued_ms
 
 
-@pytest.mark.parametrize("fields", UNUSUAL, ids=str)
+@pytest.mark.parametrize("fields", UNUSUAL, ids=",".join)
 def test_what_is_unusual_is_left_to_the_definition(fields: dict[str, Any]) -> None:
     assert usual_message(push_of(fields)) is None
     assert prepare(push_of(fields)).messages(1)
 
 
-@pytest.mark.parametrize("fields", WRONG, ids=str)
+@pytest.mark.parametrize("fields", WRONG, ids=",".join)
 def test_what_is_wrong_is_no_message_either_way(fields: dict[str, Any]) -> None:
     with pytest.raises(MalformedMessage):
         assert usual_message(push_of(fields)) is None
