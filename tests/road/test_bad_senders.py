@@ -62,7 +62,7 @@ PUSHES = {
     "a client id with NUL": ({"to": {"client": "a\0b"}, "text": "a"}, 400, "to.client"),
     "a client id of 5 kB": ({"to": {"client": "a" * 5000}, "text": "a"}, 400, "to.client"),
     "a lone surrogate": (b'{"to":{"client":"\\ud800"},"text":"a"}', 400, ""),
-    "a byte more than allowed": ({"to": TO, "text": "a" * 65_537}, 413, "data"),
+    "a byte more than allowed": ({"to": TO, "text": "a" * 65_537}, 413, "text"),
     "10 MiB": ({"to": TO, "text": "a" * (10 << 20)}, 413, ""),
 }
 

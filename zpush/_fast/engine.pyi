@@ -159,7 +159,7 @@ class Engine:
     def close(self, handle: int, code: int, reason: bytes = b"") -> bool:
         """Closing handshake with this code (an event stream: `event: close`, then its end)."""
 
-    def close_client(self, client_id: bytes, epoch: int, code: int) -> bool:
+    def close_client(self, client_id: bytes, epoch: int, code: int, reason: bytes = ...) -> bool:
         """Closes the client's connection if it is not newer than epoch (0: whatever it is). True if one was closed."""
 
     def go_away_all(self, window_s: int) -> int:

@@ -234,11 +234,11 @@ cdef class Engine(Deliveries):
             return True
         return False
 
-    def close_client(self, bytes client_id not None, uint64_t epoch, uint16_t code):
+    def close_client(self, bytes client_id not None, uint64_t epoch, uint16_t code, bytes reason not None=b""):
         cdef int64_t slot = self._find(client_id)
         if slot < 0 or (epoch and self.core.conns[slot].epoch > epoch):
             return False
-        return self._close(<uint32_t>slot, code, b"")
+        return self._close(<uint32_t>slot, code, reason)
 
     def client(self, uint64_t handle):
         cdef uint32_t slot = core_slot(&self.core, handle)

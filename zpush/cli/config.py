@@ -16,15 +16,37 @@ from zpush.registry.open import open_registry
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="say whether the configuration is valid", allow_abbrev=False)
-    show = actions.add_parser("show", help="print every setting's value and where it came from", allow_abbrev=False)
+    check = actions.add_parser(
+        "check",
+        help="say whether the configuration is valid",
+        description="Reads the configuration and the files that it names; connects to nothing. Exit code 2: something "
+        "in it is wrong, and the line says what is allowed.",
+        allow_abbrev=False,
+    )
+    show = actions.add_parser(
+        "show",
+        help="print every setting's value and where it came from",
+        description="Every setting as `zpush serve` would have it here, and whether it is a default, or comes from a "
+        "file, the environment or --set. Secrets are masked.",
+        allow_abbrev=False,
+    )
     for each, run in ((check, _check), (show, _show)):
         add_config_options(each)
         each.set_defaults(run=run)
     add_json_option(show)
-    default = actions.add_parser("default", help="print a complete zpush.toml with the defaults", allow_abbrev=False)
+    default = actions.add_parser(
+        "default",
+        help="print a complete zpush.toml with the defaults",
+        description="A file to begin with: every setting with its default and what it is for.",
+        allow_abbrev=False,
+    )
     default.set_defaults(run=_default)
-    docs = actions.add_parser("docs", help="print the reference as Markdown", allow_abbrev=False)
+    docs = actions.add_parser(
+        "docs",
+        help="print the reference as Markdown",
+        description="docs/configuration.md, as this version has it.",
+        allow_abbrev=False,
+    )
     docs.set_defaults(run=_docs)
 
 

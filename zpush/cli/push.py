@@ -34,7 +34,12 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
     target.add_argument("--user", metavar="ID", help="to all clients of this user")
     target.add_argument("--all", action="store_true", help="to everybody")
     parser.add_argument("--priority", choices=("high", "normal", "low"), default="normal", help="(default: normal)")
-    parser.add_argument("--ttl", metavar="DURATION", type=duration, help="worth delivering for this long, such as 60s")
+    parser.add_argument(
+        "--ttl",
+        metavar="DURATION",
+        type=duration,
+        help="worth delivering for this long, such as 60s (default: until processor.max_age)",
+    )
     parser.add_argument("--direct", action="store_true", help="not queued: deliver now and tell what became of it")
     parser.add_argument(
         "--wait-ack",

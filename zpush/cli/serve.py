@@ -25,7 +25,9 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
             "here; 2 the configuration is wrong."
         )
         parser.add_argument(
-            "--priorities", metavar="P,P", help="priorities to read (processor.priorities), such as high,normal"
+            "--priorities",
+            metavar="P,P",
+            help="priorities to read (processor.priorities), such as high,normal; by default all",
         )
         parser.set_defaults(run=_process)
 

@@ -59,7 +59,7 @@ CLOSE_CODES = {
         CloseCode(NOT_ACCEPTED, "token or Origin no longer accepted", Next.TOKEN_FIRST),
         CloseCode(TOO_BIG, "message too big", Next.LONG_BACKOFF),
         CloseCode(INTERNAL_ERROR, "internal error", Next.BACKOFF),
-        CloseCode(FULL, "server full", Next.LONG_BACKOFF),
+        CloseCode(FULL, "server full, or nobody can verify a first message's token now", Next.LONG_BACKOFF),
         CloseCode(NOT_AUTHENTICATED, "not authenticated in time", Next.TOKEN_FIRST),
         CloseCode(REPLACED, "replaced by a newer connection of the same client", Next.NEVER),
         CloseCode(SLOW_CONSUMER, "slow consumer: unsent bytes passed the mark", Next.BACKOFF),
@@ -85,6 +85,12 @@ def after_close(code: int) -> Next:
     """What the client does after this close code; NO_CODE and CUT where there was none."""
     row = CLOSE_CODES.get(code)
     return row.then if row is not None else Next.BACKOFF
+
+
+def reason_of(code: int) -> bytes:
+    """What goes into a close frame beside the code; b"" for a code that is not in the table."""
+    row = CLOSE_CODES.get(code)
+    return row.meaning.encode() if row is not None else b""
 
 
 def close_event_id(code: int) -> str:

@@ -267,7 +267,7 @@ class FrontDoor:
         if opening is not None and (not epoch or opening.lease.epoch <= epoch):
             del self._openings[handle]
             self._open(opening, opening.lease.epoch, dirty=False)
-        return self.engine.close_client(client_id, epoch, code)
+        return self.engine.close_client(client_id, epoch, code, close.reason_of(code))
 
     async def _give_back(self, opening: Opening, registration: Registration) -> None:
         """The client went before it was open: the connection that it would have replaced holds the id again."""
@@ -294,7 +294,7 @@ class FrontDoor:
         if opened and dirty:
             self._keeper.mark_dirty(opening.handle)
         if opened and opening.replaced:
-            self.engine.close(opening.replaced, close.REPLACED, b"replaced by a newer connection")
+            self.engine.close(opening.replaced, close.REPLACED, close.reason_of(close.REPLACED))
         return opened
 
     def lifetime(self, now_s: float, token_expires_s: float | None) -> tuple[int, bool]:

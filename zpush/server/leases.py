@@ -30,7 +30,7 @@ from zpush.config.settings import Registry as Settings
 from zpush.delivery.presence import Presence
 from zpush.errors import RegistryUnavailable
 from zpush.log import event
-from zpush.protocol.close import REPLACED
+from zpush.protocol.close import REPLACED, reason_of
 from zpush.registry.base import Lease, Node, NodeState, Registry, Renewal
 
 SAMPLE = 256  # leases looked at where some may be missing: one of twenty shards that lost its data is met for sure
@@ -212,7 +212,7 @@ class LeaseKeeper:
                 self._presence.expired(holder)
 
     def _close_replaced(self, handle: int) -> None:
-        self.engine.close(handle, REPLACED, b"replaced by a newer connection")
+        self.engine.close(handle, REPLACED, reason_of(REPLACED))
 
     def written(self, handle: int, lease: Lease) -> None:
         """The registry holds this lease of the connection now."""
