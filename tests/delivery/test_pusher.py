@@ -110,6 +110,18 @@ async def test_push_many_answers_each_and_keeps_the_order(valkey: Valkey, stream
     assert [r.message.id for r in records] == results
 
 
+async def test_pushes_that_begin_while_it_starts_keep_their_order(valkey: Valkey, streams: StreamsBackend) -> None:
+    """One in each turn of the loop, from before it has started until long after."""
+    pusher, pushes = Pusher(valkey.url, queue=LAYOUT), []
+    for number in range(300):
+        pushes.append(asyncio.create_task(pusher.push(client="c1", text=str(number))))
+        await asyncio.sleep(0)
+    sent = await asyncio.gather(*pushes)
+    await pusher.close()
+    records = await take_all([await streams.consumer()], 300)
+    assert [r.message.id for r in records] == sent
+
+
 async def test_a_full_queue_and_one_that_is_away_are_exceptions(valkey: Valkey, streams: StreamsBackend) -> None:
     async with Pusher(valkey.url, queue=QueueLayout(partitions=1, max_messages=5)) as pusher:
         results = await pusher.push_many([Push(client="c", text="x") for _ in range(8)])

@@ -111,6 +111,8 @@ class _OnLoop:
         self._sender = sender
         self._on_result = on_result
         self._started: asyncio.Task[None] | None = None
+        self._line = asyncio.Lock()  # until it has started; fair, so that pushes go on in the order of their calls
+        self._in_line = 0
         self._is_started = False
         self._under_way = 0
         self._quiet = asyncio.Event()
@@ -121,12 +123,17 @@ class _OnLoop:
         return self.loop.is_running() and self._thread == threading.get_ident()
 
     async def start(self) -> None:
-        if self._started is None:
-            self._started = asyncio.create_task(self._sender.start())
-        if not self._started.done():
-            await asyncio.shield(self._started)
-        self._started.result()  # every push is told what keeps it from starting, and not just the first
-        self._is_started = True
+        self._in_line += 1
+        try:
+            async with self._line:
+                if self._started is None:
+                    self._started = asyncio.create_task(self._sender.start())
+                if not self._started.done():
+                    await asyncio.shield(self._started)
+                self._started.result()  # every push is told what keeps it from starting, and not just the first
+        finally:
+            self._in_line -= 1
+        self._is_started = not self._in_line
 
     async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
         sound: list[Any] = []
