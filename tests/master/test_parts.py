@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -128,6 +129,26 @@ def test_child_ends_with_its_code_whatever_happens(main, code: int) -> None:  # 
     assert child.reap() == code
     child_pid = child.pid
     assert not alive(child_pid)
+
+
+def test_child_destroys_nothing_that_it_inherits() -> None:
+    parent = os.getpid()
+
+    class Handle:
+        def __init__(self) -> None:
+            self.itself = self  # so that only the collector finds it
+
+        def __del__(self) -> None:
+            if os.getpid() != parent:
+                os._exit(99)
+
+    def main() -> int:
+        gc.collect()
+        return 7 if gc.isenabled() else 8
+
+    Handle()
+    assert children.fork(main).reap() == 7
+    assert gc.isenabled()
 
 
 def test_signal_sent_right_after_fork_is_not_lost() -> None:

@@ -4,7 +4,8 @@ Rules. A child asks the kernel for TERM at its parent's death before it does any
 the parent died before it could ask. Signals are blocked across fork: one that comes before the child has
 put its own handlers in place would otherwise be written into the master's wakeup socket and be lost.
 TTIN and TTOU, by default a stop, are the master's alone: sent to the whole group they do nothing to a child.
-A child never returns into the master's frames. libc is loaded before fork: a child of a process that is
+A child never returns into the master's frames, and its collector destroys nothing that it inherits: an object of a
+library may stand for threads that are not there, and librdkafka's crashes then. libc is loaded before fork: a child of a process that is
 short of memory must not have to open files first.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -59,12 +61,18 @@ def fork(main: Callable[[], int]) -> Child:
     master = os.getpid()
     sys.stdout.flush()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    collects = gc.isenabled()
+    gc.disable()
     try:
         pid = os.fork()
         if pid == 0:
+            gc.freeze()
+            gc.enable()
             _run(main, master, mask)
         return Child(pid)
     finally:
+        if collects:
+            gc.enable()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
