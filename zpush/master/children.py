@@ -4,9 +4,9 @@ Rules. A child asks the kernel for TERM at its parent's death before it does any
 the parent died before it could ask. Signals are blocked across fork: one that comes before the child has
 put its own handlers in place would otherwise be written into the master's wakeup socket and be lost.
 TTIN and TTOU, by default a stop, are the master's alone: sent to the whole group they do nothing to a child.
-A child never returns into the master's frames, and its collector destroys nothing that it inherits: an object of a
-library may stand for threads that are not there, and librdkafka's crashes then. libc is loaded before fork: a child of a process that is
-short of memory must not have to open files first.
+A child never returns into the master's frames, and its collector destroys nothing that it inherits: an
+object of a library may stand for threads that are not there, and librdkafka's crashes then. libc is loaded
+before fork: a child of a process that is short of memory must not have to open files first.
 """
 
 from __future__ import annotations
