@@ -53,7 +53,7 @@ class Guard:
         if not allowed.isdisjoint(_purposes(request)):
             return None
         if allowed:
-            return error_response(403, "forbidden", f"this key is for {' and '.join(sorted(allowed))} only")
+            return error_response(403, "forbidden", f"this key may only {' and '.join(sorted(allowed))}")
         return error_response(
             401, "unauthorized", "send a key: Authorization: Bearer <key>", extra=b"WWW-Authenticate: Bearer\r\n"
         )
