@@ -10,7 +10,8 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+
+from zpush._fast.sys cimport now_ms
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(str text)
@@ -123,9 +124,3 @@ cdef str new_id(int64_t ms):
         text[2 * i] = HEX[raw[i] >> 4]
         text[2 * i + 1] = HEX[raw[i] & 15]
     return PyUnicode_DecodeASCII(text, sizeof(text), NULL)
-
-
-cdef int64_t now_ms() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
-    return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000

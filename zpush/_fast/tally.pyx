@@ -5,7 +5,8 @@ is killed. Memoryview items from Python cost a microsecond a message.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+
+from zpush._fast.sys cimport now_ms
 
 cdef enum:
     PRIORITIES = 3
@@ -73,9 +74,3 @@ cdef class Outcomes:
             while i < self.bounds and waited_ms > self.bounds_ms[i]:
                 i += 1
             self.cells[columns.bucket[i]] += 1
-
-
-cdef int64_t now_ms() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
-    return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
