@@ -98,4 +98,4 @@ def read_records() -> Script:
 def tally_outcome() -> Script:
     board = Scoreboard()
     tally, queued_ms = Tally(board.rows[board.claim(PROCESSOR, 0)]), time.time_ns() // 1_000_000
-    return repeated(lambda: tally.settled(Priority.NORMAL, False, Outcome.DELIVERED, queued_ms))
+    return repeated(lambda: tally.outcomes.settle(Priority.NORMAL, False, Outcome.DELIVERED, queued_ms))

@@ -9,9 +9,10 @@ import pytest
 
 from tests.delivery.world import Outcomes
 from tests.support import eventually
+from zpush._fast.job import Job
+from zpush._fast.lines import Line
 from zpush.delivery import parking
-from zpush.delivery.base import Job
-from zpush.delivery.parking import Line, Lot
+from zpush.delivery.parking import Lot
 from zpush.protocol.message import Outcome, Priority
 
 _numbers = itertools.count(1)

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.delivery.test_processor import Line
+from tests.delivery.test_tally import begun
 from tests.queue.backends import message
 from tests.support import Valkey, eventually
 from zpush.config.settings import Queue
 from zpush.delivery.receipts import Receipts
-from zpush.delivery.work import Work
+from zpush.delivery.tally import Tally
 from zpush.protocol.message import Outcome, Priority, Target
 from zpush.queue.base import Record
 from zpush.queue.open import open_receipt_reader, open_receipt_writer
@@ -204,11 +205,10 @@ async def test_receipts_that_are_refused_stop_nothing_and_are_counted(told: Told
 async def test_another_regions_message_needs_none(told: Told) -> None:
     assert told.line.receipts is not None
     await told.line.start()
-    done: list[object] = []
-    record, tally = Record(message("a"), NORMAL, 0, b"1-1"), told.line.processor._tally
-    work = Work(record.message, "a", record=record, tally=tally, done=done.append, receipts=told.line.receipts)
+    record = Record(message("a"), NORMAL, 0, b"1-1")
+    work, under_way = begun(record, Tally(told.line.row), told.line.receipts)
     work.settle(Outcome.ELSEWHERE)
-    assert done == [work]
+    assert under_way.collect() == [record]
     await told.written(0)
 
 

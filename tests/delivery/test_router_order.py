@@ -10,8 +10,8 @@ import pytest
 
 from tests.delivery.world import Box, World
 from tests.support import eventually
+from zpush._fast.job import Job
 from zpush.delivery import router
-from zpush.delivery.base import Job
 from zpush.delivery.router import Router
 from zpush.protocol.message import Outcome, Priority
 from zpush.registry.base import NodeState
@@ -146,7 +146,8 @@ async def test_an_owner_lost_while_the_next_message_is_in_its_look_up(world: Wor
     made.route(world.out.jobs(("a", "m2")))
     await eventually(lambda: len(world.registry.look_ups) == 2)
     await one.die()
-    [line] = made._lines[Priority.NORMAL].values()
+    line = made._lines.get(Priority.NORMAL, "a")
+    assert line is not None
     await eventually(lambda: len(line.jobs) == 2)
     assert made.parked == 0
     world.registry.put("a", two, epoch=2)
@@ -310,7 +311,7 @@ async def test_random_interleavings(world: World, seed: int, own: bool) -> None:
         first = list(dict.fromkeys(numbers))
         assert first == sorted(first), f"{key}: {numbers}"
     assert delivered <= {id for got in chaos.got.values() for id in got}
-    await eventually(lambda: not any(made._lines.values()))
+    await eventually(lambda: len(made._lines) == 0)
     assert made.parked == 0 and not made._lot._troubled
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tests.support import free_port
-from zpush.delivery.base import Entry, Job, Settled
+from zpush._fast.job import Job
+from zpush.delivery.base import Entry, Settled
 from zpush.delivery.peers import Peers, PeerServer
 from zpush.delivery.router import Router
 from zpush.errors import PeerUnreachable, RegistryUnavailable
@@ -269,11 +270,13 @@ class Memory:
             raise RegistryUnavailable("the test took the registry away")
 
 
-class TestedJob(Job, kw_only=True, eq=False):
+class TestedJob(Job):
     """and_then: what its settling leads to."""
 
-    outcomes: Outcomes
-    and_then: Callable[[], None] | None = None
+    def __init__(self, message: Message, client_id: str, deadline_s: float, outcomes: Outcomes) -> None:
+        super().__init__(message, client_id, deadline_s)
+        self.outcomes = outcomes
+        self.and_then: Callable[[], None] | None = None
 
     def settle(self, outcome: Outcome, node_id: str) -> None:
         self.outcomes.settle(self.message.id, outcome)
@@ -299,7 +302,7 @@ class Outcomes:
     ) -> TestedJob:
         queued_ms = time.time_ns() // 1_000_000
         message = Message(id, client_id, payload, priority=priority, expires_ms=expires_ms, queued_ms=queued_ms)
-        return TestedJob(message, client_id, deadline_s, outcomes=self)
+        return TestedJob(message, client_id, deadline_s, self)
 
     def settle(self, id: str, outcome: Outcome) -> None:
         assert id not in self.by_id, f"{id} is settled twice: {self.by_id[id].label}, {outcome.label}"

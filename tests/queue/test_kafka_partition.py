@@ -96,7 +96,7 @@ def test_nothing_is_handed_out_before_it_is_announced() -> None:
     assert len(hand_out(partition, range(10, 10**6))) == LEAST_AHEAD - 10
     assert partition.needs_announcement
     announced(partition)
-    assert len(hand_out(partition, range(LEAST_AHEAD, 10**6))) == 2 * LEAST_AHEAD, "twice what it was since"
+    assert len(hand_out(partition, range(LEAST_AHEAD, 10**6))) == 4 * LEAST_AHEAD, "four times what it was since"
 
 
 def test_a_gap_wider_than_what_is_announced_is_crossed() -> None:

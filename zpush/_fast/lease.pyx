@@ -27,11 +27,6 @@ cdef struct parts_t:
 @cython.no_gc  # it refers to nothing that could refer to it
 @cython.freelist(1000)
 cdef class Lease:
-    cdef readonly str client_id
-    cdef readonly str node_id
-    cdef readonly int64_t epoch
-    cdef readonly str user_id
-
     def __init__(self, str client_id not None, str node_id not None, int64_t epoch, str user_id not None=""):
         self.client_id, self.node_id, self.epoch, self.user_id = client_id, node_id, epoch, user_id
 

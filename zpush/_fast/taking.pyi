@@ -1,7 +1,7 @@
 """A Kafka record's way to its processor, for queue/."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 def headers_in(record: Any) -> list[Any] | None:
@@ -45,6 +45,9 @@ class Book:
 
     def finish(self, offset: int, record: object) -> bool:
         """False for a record of another tenure, and for one that was finished before."""
+
+def finish_all(by_ident: Mapping[int, Book], records: Iterable[Any]) -> bool:
+    """Records of books that are there. Whether one that is leaving has nothing outstanding any more."""
 
 class Taker:
     def __init__(

@@ -81,16 +81,30 @@ cdef class Book:
         self._next = offset + 1
 
     def finish(self, offset, record):
-        if self.outstanding.get(offset) is not record:
-            return False
-        del self.outstanding[offset]
-        return True
+        return finish(self, offset, record)
 
 
 cdef inline int write_down(Book book, offset, record) except -1:
     book.outstanding[offset] = record
     book._next = <int64_t>offset + 1
     return 0
+
+
+cdef inline bint finish(Book book, offset, record) except -1:
+    if book.outstanding.get(offset) is not record:
+        return False
+    del book.outstanding[offset]
+    return True
+
+
+def finish_all(dict by_ident not None, records):
+    cdef bint has_left = False
+    cdef Book book
+    for record in records:
+        book = by_ident.get(record.partition)
+        if book is not None and finish(book, record.position, record):
+            has_left |= book.leaving and not book.outstanding
+    return has_left
 
 
 @cython.final

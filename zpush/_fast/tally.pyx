@@ -9,27 +9,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from zpush._fast.sys cimport now_ms
 
 cdef enum:
-    PRIORITIES = 3
-    OUTCOMES = 32                # protocol.message.Outcome is below
-    BUCKETS = 16                 # the last is "inf"
     NONE = 0                     # a column that no outcome has
-
-cdef struct columns_t:           # of one priority
-    uint32_t outcome[OUTCOMES]
-    uint32_t taken[2]            # for the first time; redelivered
-    uint32_t bucket[BUCKETS]
-    uint32_t sum_us
 
 
 cdef class Outcomes:
-    cdef uint64_t *cells         # borrowed from `view`
-    cdef memoryview view         # keeps them alive
-    cdef columns_t columns[PRIORITIES]
-    cdef int64_t bounds_ms[BUCKETS]
-    cdef uint32_t bounds
-    cdef uint32_t delivered
-    cdef uint32_t apart
-
     def __cinit__(self, memoryview cells not None, columns, bounds_ms, uint32_t delivered, uint32_t apart):
         cdef uint64_t[::1] view = cells
         cdef uint32_t priority, i
@@ -63,7 +46,7 @@ cdef class Outcomes:
     def count(self, uint32_t priority, bint redelivered, uint32_t outcome, uint64_t amount=1):
         self.add(priority, redelivered, outcome, amount)
 
-    def settle(self, uint32_t priority, bint redelivered, uint32_t outcome, int64_t queued_ms):
+    cpdef settle(self, uint32_t priority, bint redelivered, uint32_t outcome, int64_t queued_ms):
         cdef columns_t *columns = self.add(priority, redelivered, outcome, 1)
         cdef int64_t waited_ms
         cdef uint32_t i = 0

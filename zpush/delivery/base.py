@@ -1,4 +1,4 @@
-"""What the parts of delivery say to each other: entries, jobs, and the worker's own clients.
+"""What the parts of delivery say to each other: entries, batches, and the worker's own clients.
 
 Rules. A batch has two answers. The first comes at once: one outcome byte an entry, PENDING where the
 message waits in a client's write buffer. Those few are settled later, one by one. So one slow
@@ -16,7 +16,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from zpush.errors import PeerUnreachable
-from zpush.protocol.message import MAX_ID_BYTES, MAX_TOKEN_CHARACTERS, NEVER, Message, Outcome
+from zpush.protocol.message import MAX_ID_BYTES, MAX_TOKEN_CHARACTERS, NEVER
 from zpush.protocol.push import MAX_ACK_WAIT_S
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES)]
@@ -36,43 +36,6 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     expires_ms: Annotated[int, msgspec.Meta(ge=0)] = NEVER
     ack_wait_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_ACK_WAIT_MS)] = 0
     secure_token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN_CHARACTERS)] = ""
-
-
-class Job(msgspec.Struct, eq=False):
-    """One message for one client, to be routed. Who has it routed says in `settle` what its outcome means.
-
-    deadline_s: loop.time() after which it is not tried again, whatever the reason. 0.0: the message's own end, and for
-    owners that cannot be reached the router's retry window. end_s and order are the router's own.
-    """
-
-    message: Message
-    client_id: str
-    deadline_s: float = 0.0
-    end_s: float = 0.0
-    order: int = 0
-
-    def settle(self, outcome: Outcome, node_id: str) -> None:
-        """Called exactly once, from the loop; must not raise. node_id: the owner that said so, "" where none did."""
-        raise NotImplementedError
-
-    def settle_unknown(self, outcome: Outcome) -> None:
-        """In place of settle() where nobody could say whether the client is connected.
-
-        outcome: EXPIRED, it has waited long enough; DROPPED, there was no room for it to wait.
-        """
-        self.settle(outcome, "")
-
-    def entry(self) -> Entry:
-        message = self.message
-        return Entry(
-            self.client_id,
-            message.id,
-            message.payload,
-            message.kind,
-            message.expires_ms,
-            message.ack_wait_ms,
-            message.secure_token,
-        )
 
 
 class Delivery(Protocol):

@@ -15,9 +15,9 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 
+from zpush._fast.work import Work
 from zpush.delivery.peers import Peers
 from zpush.delivery.router import BACKOFF_S, Router
-from zpush.delivery.work import Work
 from zpush.errors import PeerUnreachable, RegistryUnavailable
 from zpush.protocol.message import Outcome, Priority
 from zpush.registry.base import Node, Registry

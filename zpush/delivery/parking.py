@@ -1,70 +1,22 @@
-"""A client's line of waiting messages, and the lot where lines wait out a transient failure.
+"""The lot where lines wait out a transient failure.
 
-Rules. All messages of one client and priority stand in one line, in the order in which they came. A line
-is held by at most one step at a time (busy): waiting for its turn, in a look-up, in flight to an owner, or
-parked. What comes meanwhile stands behind, so nothing overtakes. A parked line costs no timer of its
-own: the lot has one. The lot is bounded in messages and bytes; past that the oldest message goes first.
-Failing parks a client, never a partition or an owner.
+Rules. A parked line costs no timer of its own: the lot has one. The lot is bounded in messages and bytes; past that the
+oldest message goes first. Failing parks a client, never a partition or an owner.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from bisect import insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-import msgspec
-
-from zpush.delivery.base import Job
-from zpush.protocol.message import Priority
-from zpush.registry.base import Lease
+from zpush._fast.job import Job
+from zpush._fast.lines import Line
 
 MAX_JOBS = 100_000
 MAX_BYTES = 256 * 1024 * 1024  # of payloads
 WAKE_LINES = 500  # lines that try again in one turn: about 2 ms of work
 _WAKE_GAP_S = 0.01  # between two such turns while more lines are due
-
-
-class Line(msgspec.Struct, eq=False):
-    """One client's messages of one priority. jobs wait, flight is with an owner, pending waits in its write buffer."""
-
-    client_id: str
-    priority: Priority
-    jobs: list[Job] = []
-    flight: Sequence[Job] = ()
-    pending: dict[Job, None] = {}
-    owner: str = ""  # node id of who holds flight and pending
-    lease: Lease | None = None  # what the last look-up found
-    seen: int = 0  # order of the last job that the present step was made for
-    busy: bool = False
-    rechecked: bool = False  # the owner did not hold the client, and the second look-up is due or made
-    tries: int = 0  # transient failures in a row
-    blind: bool = False  # the last one: nobody can say where the client is
-    parked: bool = False
-    due_s: float = 0.0
-    parked_jobs: int = 0
-    parked_bytes: int = 0
-
-    def until_s(self, job: Job) -> float:
-        """How long the job waits in this line."""
-        return job.end_s if self.blind else job.deadline_s
-
-    def stand(self, job: Job) -> None:
-        """By its order: what was tried here first finds later ones in line where there were many in one turn."""
-        if not self.jobs or self.jobs[-1].order < job.order:
-            self.jobs.append(job)
-        else:
-            insort(self.jobs, job, key=_order)
-
-    def take_back(self, jobs: Sequence[Job]) -> None:
-        """Jobs whose outcome will not come stand in the line again, where they stood."""
-        self.jobs += jobs
-        self.jobs.sort(key=_order)
-
-
-def _order(job: Job) -> int:
-    return job.order
 
 
 class Lot:

@@ -27,6 +27,7 @@ from contextlib import AbstractAsyncContextManager
 import uvloop
 
 from zpush import log
+from zpush._fast.work import UnderWay
 from zpush.config import Settings
 from zpush.config.secrets import peers_secret, queue_url
 from zpush.config.settings import Processor as ProcessorSettings
@@ -37,10 +38,9 @@ from zpush.delivery.receipts import Receipts
 from zpush.delivery.router import Router
 from zpush.delivery.schedule import Schedule
 from zpush.delivery.tally import Tally
-from zpush.delivery.work import Work
 from zpush.errors import ConfigError, StartupError
 from zpush.log import event, set_process
-from zpush.protocol.message import NEVER, Message, Outcome, Priority, Target
+from zpush.protocol.message import Outcome, Priority, Target
 from zpush.queue.base import Consumer, Record
 from zpush.queue.open import open_consumer, open_receipt_writer
 from zpush.registry.open import open_registry
@@ -53,7 +53,6 @@ TICK_S = 0.5
 DRAIN_S = 5.0
 PEERS_SLACK_S = 5.0
 GC_THRESHOLD = 50_000  # records make no cycles; by default the collector would look at those under way all the time
-_CLIENT, _USER, _ALL = Target
 _log = logging.getLogger("zpush.processor")
 
 
@@ -75,19 +74,17 @@ class Processor:
         self._consumer = consumer
         self._router = router
         self._fan_out = fan_out
-        self._tally = tally
-        self._receipts = receipts
         self._priorities = sorted(priorities)
         self.use(settings)
-        self._under_way: dict[Priority, set[Work]] = {priority: set() for priority in Priority}
-        self._bytes = dict.fromkeys(Priority, 0)  # of their payloads
-        self._done: list[Work] = []
+        self._under_way = UnderWay(
+            tally.outcomes, receipts, Target.CLIENT, Outcome.OFFLINE, Outcome.ELSEWHERE, Outcome.EXPIRED, self._ended
+        )
         self._progress = asyncio.Event()  # something has been settled
         consumer.on_revoked(self._revoked)
 
     @property
     def in_flight(self) -> int:
-        return sum(map(len, self._under_way.values()))
+        return len(self._under_way)
 
     def use(self, settings: ProcessorSettings) -> None:
         """For what is taken from now on; the priorities stay."""
@@ -130,10 +127,10 @@ class Processor:
         return self._consumer.take(priority, limit) if limit > 0 else []
 
     def _room(self, priority: Priority) -> int:
-        if self._bytes[priority] >= WINDOW_BYTES:
+        if self._under_way.payload_bytes(priority) >= WINDOW_BYTES:
             return 0
         parked = 0 if self._router.holds_back else self._router.parked
-        return self._window + parked - len(self._under_way[priority])
+        return self._window + parked - self._under_way.count(priority)
 
     async def _wait(self) -> None:
         """Until a priority that has room gets something, or one that has none gets room."""
@@ -154,59 +151,29 @@ class Processor:
     # Routing
 
     def _begin(self, records: Sequence[Record]) -> None:
-        jobs: list[Work] = []
-        now_ms = time.time_ns() // 1_000_000
-        tally, done, receipts = self._tally, self._settled, self._receipts
-        for record in records:
-            message = record.message
-            client_id = message.key if message.target is _CLIENT else ""
-            work = Work(message, client_id, record=record, tally=tally, done=done, receipts=receipts)
-            self._under_way[record.priority].add(work)
-            self._bytes[record.priority] += len(message.payload)
-            if self._too_late(message, now_ms):
-                work.settle(Outcome.EXPIRED)
-            elif message.target is _CLIENT:
-                jobs.append(work)
-            elif message.target is _USER:
+        jobs, others = self._under_way.begin(records, self._max_age_ms)
+        for work in others:
+            if work.message.target is Target.USER:
                 self._fan_out.user(work)
             else:
                 self._fan_out.all(work)
         self._router.route(jobs)
 
-    def _too_late(self, message: Message, now_ms: int) -> bool:
-        if message.expires_ms == NEVER:
-            return now_ms - message.queued_ms > self._max_age_ms
-        return message.expires_ms <= now_ms
-
     # Settling
 
-    def _settled(self, work: Work) -> None:
-        """The last outcome of a record. Records of one turn are finished together."""
-        if not self._done:
-            self._loop.call_soon(self._finish)
-        self._done.append(work)
+    def _ended(self) -> None:
+        """Records of one turn are finished together."""
+        self._loop.call_soon(self._finish)
 
     def _finish(self) -> None:
-        done, self._done = self._done, []
-        self._consumer.finish([work.record for work in done if self._release(work)])
+        self._consumer.finish(self._under_way.collect())
         self._progress.set()
 
-    def _release(self, work: Work) -> bool:
-        """False where its partition was lost meanwhile, and with it this record."""
-        record = work.record
-        under_way = self._under_way[record.priority]
-        if work not in under_way:
-            return False
-        under_way.remove(work)
-        self._bytes[record.priority] -= len(record.message.payload)
-        return True
-
     def _revoked(self, priority: Priority, partition: int) -> None:
-        works = [work for work in self._under_way[priority] if work.record.partition == partition]
+        works = self._under_way.lose(priority, partition)
         self._router.forget([job for work in works for job in work.shares or (work,)])
         for work in works:
             work.shares = ()
-            self._release(work)
         self._progress.set()
         lost = len(works)
         event(_log, "partition lost", logging.DEBUG, priority=priority.label, partition=partition, under_way=lost)
@@ -298,8 +265,8 @@ class Process:
             event(_log, "reload: the old settings stay", logging.ERROR, reason=str(e))
             return
         self._processor.use(settings.processor)
-        self._router.retry_s = self._fan_out.retry_s = settings.processor.retry_s
-        self._router.max_age_s = settings.processor.max_age_s
+        self._router.use(settings.processor.retry_s, settings.processor.max_age_s)
+        self._fan_out.retry_s = settings.processor.retry_s
         event(_log, "reloaded")
 
     def _leave_quickly(self) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from zpush.delivery.work import Work
+from zpush._fast.work import Work
+from zpush.protocol.message import Outcome
 from zpush.queue.base import ReceiptWriter
 from zpush.queue.receipt import Receipt, user_of
 from zpush.scoreboard import INDEX, Row
@@ -36,10 +37,15 @@ class Receipts:
         """Before the consumer's stop: it waits some seconds for receipts, whose records are then finished."""
         await self._writer.stop()
 
-    def write(
-        self, work: Work, outcome: str = "", client: str = "", node: str = "", counts: dict[str, int] | None = None
-    ) -> None:
-        """work.release() is called when it is written or lost."""
+    def write(self, work: Work, outcome: Outcome, client: str, node: str) -> None:
+        """Of one client, "" where the message found none. work.release() is called when it is written or lost."""
+        self._write(work, outcome.label, client, node, {})
+
+    def write_all(self, work: Work, counts: dict[int, int]) -> None:
+        """Of an `all`: {Outcome: connections}. As above."""
+        self._write(work, "", "", "", {Outcome(outcome).label: number for outcome, number in counts.items()})
+
+    def _write(self, work: Work, outcome: str, client: str, node: str, counts: dict[str, int]) -> None:
         message = work.message
         receipt = Receipt(
             message.id,
@@ -52,7 +58,7 @@ class Receipts:
             user_of(message),
             node,
             work.record.redelivered,
-            counts or {},
+            counts,
         )
         self._writer.write(receipt, partial(self._settled, work))
 

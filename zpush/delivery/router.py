@@ -1,33 +1,33 @@
 """Who gets a message and how: look-up, grouping by owner, delivery, retry.
 
-Rules. Every job is settled exactly once. A client's messages of one priority keep their order: they stand
-in one line (parking.py), and a line is in one step at a time. Nothing is done per message but bookkeeping:
-the lines of one turn share a look-up, an owner's share of them a batch, a batch its callbacks. This
-worker's own table comes before the registry. What is known to be nowhere is OFFLINE at once. An owner that cannot be
-reached parks the client until the job's deadline. Where nobody can say whether the client is connected (the registry is
-away, or leases may be missing) it waits until the message's own end, and is never OFFLINE. docs/delivery.md draws the
-states.
+Rules. Every job is settled exactly once. A client's messages of one priority keep their order: they stand in one line,
+and a line is in one step at a time (busy): waiting for its turn, in a look-up, in flight to an owner, or parked. What
+comes meanwhile stands behind, so nothing overtakes. Nothing is done per message but bookkeeping, and that in C
+(_fast/lines.pyx, batch.pyx): the lines of one turn share a look-up, an owner's share of them a batch, a batch its
+callbacks. This worker's own table comes before the registry. What is known to be nowhere is OFFLINE at once. An owner
+that cannot be reached parks the client until the job's deadline. Where nobody can say whether the client is connected
+(the registry is away, or leases may be missing) it waits until the message's own end, and is never OFFLINE.
+docs/delivery.md draws the states.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from operator import attrgetter
 
-from zpush.delivery.base import Job, Local
-from zpush.delivery.batch import NOT_HERE, OUTCOMES, PENDING, Batch, batches
-from zpush.delivery.parking import Line, Lot
+from zpush._fast.job import Job
+from zpush._fast.lines import Line, Lines, by_owner
+from zpush.delivery.base import Local
+from zpush.delivery.batch import BATCHES, NOT_HERE, OUTCOMES, PENDING
+from zpush.delivery.parking import Lot
 from zpush.delivery.peer_frames import MAX_FRAME_BYTES
 from zpush.delivery.peers import Peers
 from zpush.delivery.whereabouts import Whereabouts
 from zpush.errors import RegistryUnavailable
-from zpush.protocol.message import NEVER, Message, Outcome, Priority
+from zpush.protocol.message import Message, Outcome, Priority
 from zpush.registry.base import Lease, Node, Registry
 from zpush.tasks import Tasks
 
@@ -66,19 +66,26 @@ class Router:
         self._local = local
         self._node_id = node_id
         self._region = region
-        self.retry_s = retry_s
-        self.max_age_s = max_age_s
         self._registry = registry
         self._backoff_s = backoff_s
         self._recheck_s = recheck_s
         self._on_dead = on_dead
         self._where = Whereabouts(registry, node_ttl_s)
         self._lot = Lot(self._try_again, self._evicted)
-        self._lines: dict[Priority, dict[str, Line]] = {priority: {} for priority in Priority}
-        self._ready: dict[Priority, deque[Line]] = {priority: deque() for priority in Priority}
+        self._lines = Lines(
+            Priority,
+            MAX_PAYLOAD_BYTES,
+            Outcome.EXPIRED,
+            Outcome.REJECTED,
+            retry_s,
+            max_age_s,
+            self._have_a_round,
+            self._lot.join,
+            self._over,
+        )
         self._round_due = False
-        self._here: list[Job] = []  # for own clients, perhaps: tried in the next round, before any line
-        self._numbers = itertools.count(1)
+        # For own clients, perhaps: tried in the next round, before any line.
+        self._here: list[Job] | None = None if local is None else []
         self._tasks = Tasks(_log)
         self._spawn = self._tasks.spawn
 
@@ -86,29 +93,15 @@ class Router:
 
     def route(self, jobs: Iterable[Job]) -> None:
         """Takes jobs in order; each one's settle() is called once, possibly from within this call."""
-        now_ms, now_s = time.time_ns() // 1_000_000, self._loop.time()
-        lines, here = self._lines, self._here
-        for job in jobs:
-            message = job.message
-            if NEVER < message.expires_ms <= now_ms:
-                job.settle(Outcome.EXPIRED, "")
-                continue
-            if len(message.payload) > MAX_PAYLOAD_BYTES:
-                job.settle(Outcome.REJECTED, "")
-                continue
-            job.order = next(self._numbers)
-            if self._local is None or len(here) >= ROUND_JOBS or job.client_id in lines[message.priority]:
-                self._stand_in_line(job, now_ms, now_s)
-            else:
-                here.append(job)
-        if here:
+        self._lines.take_in(jobs, self._loop.time(), self._here, ROUND_JOBS)
+        if self._here:
             self._have_a_round()
 
     def forget(self, jobs: Iterable[Job]) -> list[Job]:
         """Takes back jobs that are not with an owner yet; these are never settled. Returns them."""
         asked: dict[Line, set[Job]] = {}
         for job in jobs:
-            line = self._lines[job.message.priority].get(job.client_id)
+            line = self._lines.get(job.message.priority, job.client_id)
             if line is not None:
                 asked.setdefault(line, set()).add(job)
         forgotten: list[Job] = []
@@ -119,7 +112,7 @@ class Router:
             if line.parked:
                 self._lot.left(line, taken)
                 if not line.jobs:
-                    self._rest(line)
+                    self._lines.rest(line)
             # else whoever holds the line finds it shorter, or empty
         return forgotten
 
@@ -157,87 +150,48 @@ class Router:
         """What is routed now would only wait here, or soon have no room."""
         return not self._registry.up or self._lot.half_full
 
+    def use(self, retry_s: float, max_age_s: float) -> None:
+        """For what comes from now on."""
+        self._lines.retry_s, self._lines.max_age_s = retry_s, max_age_s
+
     def end_s(self, message: Message) -> float:
         """loop.time() at which a queued message is over, by its TTL or its age."""
-        return self._end_s(message, time.time_ns() // 1_000_000, self._loop.time())
-
-    def _end_s(self, message: Message, now_ms: int, now_s: float) -> float:
-        if message.expires_ms != NEVER:
-            return now_s + (message.expires_ms - now_ms) / 1000
-        return now_s + self.max_age_s - (now_ms - message.queued_ms) / 1000
+        return self._lines.end_s(message.expires_ms, message.queued_ms, self._loop.time())
 
     async def stop(self) -> None:
         """Forgets everything that is not settled yet. The peers and the registry are the caller's to stop."""
         self._lot.stop()
-        self._here = []
-        self._lines = {priority: {} for priority in Priority}
-        self._ready = {priority: deque() for priority in Priority}
+        self._here = None if self._local is None else []
+        self._lines.clear()
         await self._tasks.cancel()
 
     # ---- lines and rounds
 
     def _deliver_here(self) -> int:
         """Straight to this worker's own clients: nobody stands in line whose outcome is known at once. How many."""
-        jobs, self._here = self._here, []
+        jobs = self._here
         if self._local is None or not jobs:
             return 0
+        self._here = []
         jobs.sort(key=_priority)
-        batch = Batch(self, self._node_id)
-        outcomes = self._local.deliver([job.entry() for job in jobs], batch.settled)
+        batch = BATCHES.of(jobs, self, self._node_id)
+        outcomes = self._local.deliver(batch.entries, batch.settled)
         if NOT_HERE in outcomes or PENDING in outcomes:  # first: settling may route more for the same client
-            now_ms, now_s = time.time_ns() // 1_000_000, self._loop.time()
+            now_s = self._loop.time()
             for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
                 if outcome == NOT_HERE:
-                    self._stand_in_line(job, now_ms, now_s)
+                    self._lines.stand_in(job, now_s)
                 elif outcome == PENDING:
-                    batch.wait(index, self._line(job), job)
+                    batch.wait(index, self._lines.of(job), job)
         for job, outcome in zip(jobs, outcomes, strict=True):
             if outcome != NOT_HERE and outcome != PENDING:
                 job.settle(OUTCOMES[outcome], self._node_id)
         return len(jobs)
 
-    def _line(self, job: Job) -> Line:
-        lines = self._lines[job.message.priority]
-        line = lines.get(job.client_id)
-        if line is None:
-            line = lines[job.client_id] = Line(job.client_id, job.message.priority)
-        return line
-
-    def _stand_in_line(self, job: Job, now_ms: int, now_s: float) -> None:
-        end_s, deadline_s = self._end_s(job.message, now_ms, now_s), job.deadline_s
-        if not deadline_s:
-            deadline_s = now_s + self.retry_s
-        elif deadline_s < end_s:
-            end_s = deadline_s
-        job.end_s = end_s
-        job.deadline_s = min(end_s, deadline_s)
-        line = self._line(job)
-        line.stand(job)
-        if not line.busy:
-            self._make_ready(line)
-        elif line.parked:
-            self._lot.join(line, job)
-
-    def _make_ready(self, line: Line) -> None:
-        line.busy = True
-        self._ready[line.priority].append(line)
-        self._have_a_round()
-
     def _have_a_round(self) -> None:
         if not self._round_due:
             self._round_due = True
             self._loop.call_soon(self._round)
-
-    def _rest(self, line: Line) -> None:
-        """A step is over: the line goes on if more came meanwhile, and is gone if it is empty."""
-        if line.jobs:
-            self._make_ready(line)
-            return
-        line.busy = False
-        if line.tries or line.rechecked:
-            self._over(line)
-        if not line.pending:
-            self._lines[line.priority].pop(line.client_id, None)
 
     def _over(self, line: Line) -> None:
         line.tries = 0
@@ -248,14 +202,8 @@ class Router:
         """Starts the next lines, high before low. Bounded: deliveries to own clients are sends."""
         self._round_due = False
         room = ROUND_JOBS - self._deliver_here()
-        lines: list[Line] = []
-        for ready in self._ready.values():
-            while ready and room > 0:
-                line = ready.popleft()
-                line.seen = line.jobs[-1].order if line.jobs else 0
-                room -= len(line.jobs)
-                lines.append(line)
-        if any(self._ready.values()):
+        lines = self._lines.next(room)
+        if self._lines.waiting:
             self._have_a_round()
         away = self._deliver_own(lines)
         if away:
@@ -286,23 +234,7 @@ class Router:
         except RegistryUnavailable:
             self._park(lines, blind=True)
             return
-        missed: list[Line] = []
-        away: list[Line] = []
-        owned: dict[tuple[str, Priority], list[Line]] = {}
-        for line, lease in zip(lines, leases, strict=True):
-            if isinstance(lease, RegistryUnavailable):
-                away.append(line)
-                continue
-            line.lease = lease
-            if lease is None:
-                missed.append(line)
-                continue
-            key = lease.node_id, line.priority
-            group = owned.get(key)
-            if group is None:
-                owned[key] = [line]
-            else:
-                group.append(line)
+        owned, missed, away = by_owner(lines, leases)
         for (node_id, _), group in owned.items():
             if self._is_dead(node_id):
                 missed += group
@@ -317,15 +249,7 @@ class Router:
 
     def _send(self, node_id: str, node: Node | None, lines: list[Line]) -> None:
         """To one owner: this worker's own table, or a peer. All lines of a peer have one priority."""
-        free: list[Line] = []
-        held_up: list[Line] = []
-        for line in lines:
-            if not line.jobs:
-                self._rest(line)  # forgotten meanwhile
-            elif line.pending and line.owner != node_id:
-                held_up.append(line)  # what waits in the old owner's write buffer comes first
-            else:
-                free.append(line)
+        free, held_up = self._lines.sendable(lines, node_id)
         if held_up:
             self._park(held_up)
         if node_id == self._node_id:
@@ -333,23 +257,20 @@ class Router:
         elif node is not None and node.region != self._region:
             self._give_up(free)
         elif node is not None:
-            for batch in batches(free, lambda: Batch(self, node_id)):
+            for batch in BATCHES.fill(free, self, node_id):
                 self._peers.deliver(node, free[0].priority, batch.entries, batch)
 
     def _send_own(self, lines: list[Line]) -> None:
         if self._local is None:
             self.not_here(lines)  # a lease names this process, which holds no clients
             return
-        for batch in batches(lines, lambda: Batch(self, self._node_id)):
+        for batch in BATCHES.fill(lines, self, self._node_id):
             batch.answered(self._local.deliver(batch.entries, batch.settled))
 
     # ---- coming back (batch.Steps)
 
     def moved(self, lines: list[Line]) -> None:
-        for line in lines:
-            if line.tries or line.rechecked:
-                self._over(line)
-            self._rest(line)
+        self._lines.moved(lines)
 
     def not_here(self, lines: list[Line]) -> None:
         """A stale route: delete the lease if unchanged, look once more; the second time it is a miss."""
@@ -369,7 +290,7 @@ class Router:
 
     def drained(self, line: Line) -> None:
         if not line.busy:
-            self._rest(line)
+            self._lines.rest(line)
 
     async def _recheck(self, lines: list[Line]) -> None:
         """A lease that has changed meanwhile belongs to a client on the move: that miss does not count."""
@@ -394,7 +315,7 @@ class Router:
         self._park([line for line in lines if line.tries])
         for line in fresh:
             line.tries = 1
-            self._rest(line)
+            self._lines.rest(line)
 
     # ---- ends and retries
 
@@ -426,7 +347,7 @@ class Router:
                 if job.order <= line.seen:
                     job.settle(Outcome.OFFLINE, "")
             self._over(line)
-            self._rest(line)
+            self._lines.rest(line)
 
     def _park(self, lines: Iterable[Line], delay_s: float | None = None, *, blind: bool = False) -> None:
         """blind: nobody can say where these clients are."""
@@ -437,7 +358,7 @@ class Router:
             line.blind = blind
             self._drop_late(line, now_s)
             if not line.jobs:
-                self._rest(line)
+                self._lines.rest(line)
                 continue
             backoff_s = self._backoff_s[min(line.tries, len(self._backoff_s) - 1)]
             line.tries += 1
@@ -447,13 +368,13 @@ class Router:
     def _begin_retries(self, line: Line, now_s: float) -> None:
         """Its owner is known again, and not reached: only from now on that counts."""
         for job in line.jobs:
-            job.deadline_s = min(job.end_s, max(job.deadline_s, now_s + self.retry_s))
+            job.deadline_s = min(job.end_s, max(job.deadline_s, now_s + self._lines.retry_s))
 
     def _try_again(self, lines: list[Line]) -> None:
         now_s = self._loop.time()
         for line in lines:
             self._drop_late(line, now_s)
-            self._rest(line)
+            self._lines.rest(line)
 
     def _drop_late(self, line: Line, now_s: float) -> None:
         late = [job for job in line.jobs if line.until_s(job) <= now_s]
@@ -472,4 +393,4 @@ class Router:
     def _evicted(self, line: Line, job: Job) -> None:
         self._end(line, job, Outcome.DROPPED)
         if not line.jobs:
-            self._rest(line)
+            self._lines.rest(line)

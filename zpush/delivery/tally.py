@@ -16,14 +16,12 @@ from zpush.scoreboard import COUNTED_OUTCOMES, DELIVERY_BUCKETS_S, INDEX, Row
 
 
 class Tally:
-    """settled(priority, redelivered, outcome, queued_ms): one queued message for one client. count(priority,
-    redelivered, outcome, amount): any others.
-    """
+    """outcomes: those of queued messages. count(priority, redelivered, outcome, amount): any others."""
 
     def __init__(self, row: Row) -> None:
         self._cells = row.cells
         self._dead = [INDEX[f"dead_{p.label}"] for p in Priority]
-        outcomes = Outcomes(
+        self.outcomes = Outcomes(
             row.cells,
             [
                 (
@@ -38,8 +36,7 @@ class Tally:
             Outcome.DELIVERED,
             Outcome.ELSEWHERE,
         )
-        self.settled = outcomes.settle
-        self.count = outcomes.count
+        self.count = self.outcomes.count
 
     def broadcast(self, priority: Priority, redelivered: bool, counts: dict[int, int]) -> None:
         """An `all`, by outcome: {Outcome: connections}."""

@@ -117,8 +117,11 @@ class KafkaConsumer:
             await self._arrived.wait()
 
     def finish(self, records: Sequence[Record]) -> None:
+        of_priority: dict[Priority, list[Record]] = {priority: [] for priority in self._readers}
         for record in records:
-            self._readers[record.priority].finish(record)
+            of_priority[record.priority].append(record)
+        for priority, some in of_priority.items():
+            self._readers[priority].finish(some)
 
     def _is_ready(self, priorities: Sequence[Priority]) -> bool:
         ready = False

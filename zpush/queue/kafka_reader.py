@@ -23,7 +23,7 @@ from typing import Any
 
 from confluent_kafka import Message as KafkaRecord
 
-from zpush._fast.taking import Taker
+from zpush._fast.taking import Taker, finish_all
 from zpush.errors import MalformedMessage
 from zpush.log import event
 from zpush.protocol.message import Message, Priority
@@ -155,17 +155,13 @@ class Reader:
 
     def _buried(self, partition: Partition, offset: int, raw: KafkaRecord, redelivered: bool) -> None:
         self._on_dead(self._priority, redelivered)
-        self._finish(partition, offset, raw)
+        if partition.finish(offset, raw) and partition.leaving and not partition.outstanding:
+            self._finished_leaving.set()
 
     # Finishing
 
-    def finish(self, record: Record) -> None:
-        partition = self._by_ident.get(record.partition)
-        if partition is not None and isinstance(record.position, int):
-            self._finish(partition, record.position, record)
-
-    def _finish(self, partition: Partition, offset: int, record: object) -> None:
-        if partition.finish(offset, record) and partition.leaving and not partition.outstanding:
+    def finish(self, records: Sequence[Record]) -> None:
+        if finish_all(self._by_ident, records):
             self._finished_leaving.set()
 
     def _commit(self) -> None:

@@ -21,8 +21,9 @@ from zpush.protocol.push import TooLarge, error_body
 from zpush.server.http_message import JSON, HttpResponse
 
 if TYPE_CHECKING:
+    from zpush._fast.job import Job
     from zpush.config import Settings
-    from zpush.delivery.base import Job, Local
+    from zpush.delivery.base import Local
     from zpush.delivery.broadcasts import Broadcasts
     from zpush.protocol.secure_token import SecureTokens
     from zpush.queue.base import Lag, Producer

@@ -1,0 +1,20 @@
+# One message for one client, to be routed; job.pyi describes it.
+
+from libc.stdint cimport int64_t
+
+
+cdef class Job:
+    cdef readonly object message
+    cdef readonly str client_id
+    cdef public double deadline_s
+    cdef public double end_s
+    cdef public int64_t order
+    # Of the message, so that C need not ask for them.
+    cdef int64_t expires_ms
+    cdef int64_t queued_ms
+    cdef Py_ssize_t payload_bytes
+    cdef int priority
+
+    cdef int about(self, message, str client_id) except -1
+    # settle(), for who has it from C.
+    cdef int conclude(self, outcome, str node_id) except -1

@@ -1,0 +1,32 @@
+"""One message for one client, to be routed.
+
+Rules. Who has it routed says in a subclass what its outcome means: in Python by settle(), in C by conclude().
+"""
+
+cdef enum:
+    PRIORITIES = 3
+
+
+cdef class Job:
+    def __init__(self, message, str client_id not None, double deadline_s=0.0):
+        self.about(message, client_id)
+        self.deadline_s = deadline_s
+
+    cdef int about(self, message, str client_id) except -1:
+        self.message, self.client_id = message, client_id
+        self.expires_ms, self.queued_ms = message.expires_ms, message.queued_ms
+        self.payload_bytes = len(message.payload)
+        self.priority = message.priority
+        if not 0 <= self.priority < PRIORITIES:
+            raise ValueError(f"no priority {self.priority}")
+        return 0
+
+    cdef int conclude(self, outcome, str node_id) except -1:
+        self.settle(outcome, node_id)
+        return 0
+
+    def settle(self, outcome, str node_id):
+        raise NotImplementedError
+
+    def settle_unknown(self, outcome):
+        self.settle(outcome, "")
