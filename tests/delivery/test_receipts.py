@@ -11,11 +11,11 @@ from tests.delivery.test_processor import Line
 from tests.delivery.test_tally import begun
 from tests.queue.backends import message
 from tests.support import Valkey, eventually
+from zpush._fast.record import Record
 from zpush.config.settings import Queue
 from zpush.delivery.receipts import Receipts
 from zpush.delivery.tally import Tally
 from zpush.protocol.message import Outcome, Priority, Target
-from zpush.queue.base import Record
 from zpush.queue.open import open_receipt_reader, open_receipt_writer
 from zpush.queue.receipt import Receipt
 from zpush.registry.base import Lease

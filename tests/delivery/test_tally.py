@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from zpush._fast.record import Record
 from zpush._fast.work import UnderWay, Work
 from zpush.delivery.receipts import Receipts
 from zpush.delivery.tally import Tally
 from zpush.protocol.message import Message, Outcome, Priority, Target
-from zpush.queue.base import Record
 from zpush.queue.receipt import Receipt
 from zpush.scoreboard import COUNTED_OUTCOMES, DELIVERY_BUCKETS_S, Row, Scoreboard
 

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 
 from tests.support import Valkey, eventually
+from zpush._fast.record import Record
 from zpush.config.settings import Queue
 from zpush.protocol.message import Message, Priority
-from zpush.queue.base import Consumer, Lag, Producer, Record
+from zpush.queue.base import Consumer, Lag, Producer
 from zpush.queue.layout import Layout
 from zpush.queue.stream_consumer import StreamConsumer
 from zpush.queue.streams import StreamProducer

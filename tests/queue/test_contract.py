@@ -10,9 +10,9 @@ from msgspec import structs
 
 from tests.queue.backends import Backend, message, take_all
 from tests.support import eventually
+from zpush._fast.record import Record
 from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable
 from zpush.protocol.message import Kind, Message, Priority, Target
-from zpush.queue.base import Record
 from zpush.queue.entry import MAX_PAYLOAD_BYTES
 
 

@@ -16,10 +16,10 @@ from tests.kafka.fixtures import Kafka
 from tests.queue.backends import message, take_all
 from tests.queue.kafka_backend import TIMEOUT_S, KafkaBackend, read_all
 from tests.support import eventually
+from zpush._fast.record import Record
 from zpush.errors import QueueUnavailable
 from zpush.protocol.message import Priority
 from zpush.queue import kafka_names
-from zpush.queue.base import Record
 from zpush.queue.entry import MAX_PAYLOAD_BYTES
 from zpush.queue.kafka_consumer import KafkaConsumer
 from zpush.queue.kafka_topics import Topics

@@ -26,10 +26,11 @@ from tests.kafka.fixtures import own_broker
 from tests.store.certificate import self_signed
 from tests.support import eventually
 from zpush import config
+from zpush._fast.record import Record
 from zpush.config.settings import Settings
 from zpush.errors import QueueUnavailable
 from zpush.protocol.message import Message, Priority
-from zpush.queue.base import Consumer, DeadLetters, Producer, ReceiptReader, ReceiptWriter, Record
+from zpush.queue.base import Consumer, DeadLetters, Producer, ReceiptReader, ReceiptWriter
 from zpush.queue.kafka_config import client_config, opened
 from zpush.queue.open import (
     open_consumer,

@@ -96,7 +96,10 @@ cdef class Batch:
             taken += 1
         if not taken:
             return False
-        line.flight, line.jobs = jobs[:taken], jobs[taken:]
+        if taken == len(jobs):
+            line.flight, line.jobs = jobs, []
+        else:
+            line.flight, line.jobs = jobs[:taken], jobs[taken:]
         line.owner = self.node_id
         self.lines.append(line)
         return True
@@ -106,6 +109,8 @@ cdef class Batch:
 
     cdef int hold(self, index, Line line, Job job) except -1:
         line.owner = self.node_id
+        if line.pending is None:
+            line.pending = {}
         line.pending[job] = None
         self.waiting[index] = line, job
         return 0
@@ -121,16 +126,16 @@ cdef class Batch:
         self.lines = []
         for line in lines:
             flight, line.flight = line.flight, ()
-            not_here = []
+            not_here = None
             for job in flight:
                 if said[index] == self.how.not_here:
-                    not_here.append(job)
+                    not_here = [job] if not_here is None else [*not_here, job]
                 elif said[index] == self.how.pending:
                     self.hold(index, line, job)
                 else:
                     job.conclude(outcome_of(self.how, said[index]), self.node_id)
                 index += 1
-            if not_here:
+            if not_here is not None:
                 line.take_back(not_here)
                 missed.append(line)
             else:
@@ -160,7 +165,7 @@ cdef class Batch:
             flight, line.flight = line.flight, ()
             line.take_back(flight)
         for line, job in waiting.values():
-            if job in line.pending:  # else an earlier batch of this connection took them all back
+            if line.pending and job in line.pending:  # else an earlier batch of this connection took them all back
                 line.take_back(list(line.pending))
                 line.pending.clear()
                 if not line.busy:

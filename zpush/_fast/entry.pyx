@@ -64,7 +64,7 @@ cdef inline bytes value_of(header, str name):
     if type(header) is not tuple:
         return None
     pair = header
-    if len(pair) != 2 or pair[0] != name or type(pair[1]) is not bytes:
+    if len(pair) != 2 or type(pair[0]) is not str or <str>pair[0] != name or type(pair[1]) is not bytes:
         return None
     return pair[1]
 
@@ -90,11 +90,13 @@ cdef inline str ascii_id(bytes text):
     """None where it has another length, or a byte that is no printable ASCII."""
     cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(text)
     cdef Py_ssize_t i, size = PyBytes_GET_SIZE(text)
+    cdef uint8_t bad = 0
     if not 0 < size <= MAX_ID_BYTES:
         return None
-    for i in range(size):
-        if not c" " <= data[i] <= c"~":
-            return None
+    for i in range(size):  # to the end in any case: so compilers take many bytes at a time
+        bad |= data[i] < c" " or data[i] > c"~"
+    if bad:
+        return None
     return PyUnicode_DecodeASCII(<const char *>data, size, NULL)
 
 

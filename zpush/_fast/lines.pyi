@@ -13,7 +13,7 @@ class Line:
     priority: Any
     jobs: list[Job]
     flight: Sequence[Job]
-    pending: dict[Job, None]
+    pending: dict[Job, None] | None  # None: there was none yet
     owner: str  # node id of who holds flight and pending
     lease: Lease | None  # what the last look-up found
     seen: int  # order of the last job that the present step was made for

@@ -38,7 +38,7 @@ cdef class Line:
 
 cdef inline Line begin(Line line, str client_id, priority, list jobs):
     line.client_id, line.priority, line.rank, line.jobs = client_id, priority, priority, jobs
-    line.flight, line.pending, line.owner = (), {}, ""
+    line.flight, line.owner = (), ""
     return line
 
 

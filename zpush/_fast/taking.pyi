@@ -35,6 +35,10 @@ class Book:
     _announced: int
     _finished: deque[range]
 
+    @property
+    def needs_announcement(self) -> bool:
+        """Little is left that may be handed out: do not wait for the next regular commit."""
+
     def is_behind(self, offset: int) -> bool:
         """It comes after records with higher offsets: the log is another one."""
 
@@ -49,25 +53,28 @@ class Book:
 def finish_all(by_ident: Mapping[int, Book], records: Iterable[Any]) -> bool:
     """Records of books that are there. Whether one that is leaving has nothing outstanding any more."""
 
+def sort_out(found: Iterable[Any]) -> tuple[list[Any], int, list[Any]]:
+    """What a consumer gave: its records, the bytes of their values, and the errors among them."""
+
 class Taker:
     def __init__(
         self,
         held: Mapping[tuple[str, int], Book],
         messages: Messages,
-        make: Callable[..., Any],
         priority: object,
         topic: str,
         otherwise: Callable[..., Any],
         is_full: Callable[[], bool],
     ) -> None:
-        """make: of Record's fields. topic: what comes from another one is a copy.
+        """topic: what comes from another one is a copy.
 
         otherwise(record, headers, book, offset, now_ms): the message of a record that is in no usual form. None where
         it has seen to the record itself; then is_full() says whether that was the last one for now.
         """
 
-    def take(self, buffer: list[Any], limit: int, now_ms: int, records: list[Any]) -> tuple[int, int]:
+    def take(self, buffer: list[Any], limit: int, now_ms: int, records: list[Any]) -> tuple[int, int, bool]:
         """From the front of the buffer to the first that may not be handed out, or is behind: they go to records.
 
-        Returns how many of the buffer that were, and their bytes; those that are not wanted included.
+        Returns how many of the buffer that were, and their bytes, those that are not wanted included; and whether one
+        of their books needs an announcement.
         """

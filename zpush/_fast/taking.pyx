@@ -10,7 +10,11 @@ from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 
 from zpush._fast.entry cimport read_headers
+from zpush._fast.record cimport Record, made
 
+
+cdef enum:
+    LEAST_LEFT = 500             # offsets that may be handed out: half of what a note reserves at least
 
 cdef extern from "Python.h":
     # Checks each result (_Py_CheckFunctionResult). `record.headers()` need not: Cython and CPython have shorter ways.
@@ -71,6 +75,10 @@ cdef class Book:
     def is_behind(self, int64_t offset):
         return offset < self._next
 
+    @property
+    def needs_announcement(self):
+        return is_low(self)
+
     def may_hand_out(self, int64_t offset):
         return offset < self._announced
 
@@ -82,6 +90,10 @@ cdef class Book:
 
     def finish(self, offset, record):
         return finish(self, offset, record)
+
+
+cdef inline bint is_low(Book book) noexcept:
+    return book._announced - book._next < LEAST_LEFT
 
 
 cdef inline int write_down(Book book, offset, record) except -1:
@@ -100,6 +112,7 @@ cdef inline bint finish(Book book, offset, record) except -1:
 def finish_all(dict by_ident not None, records):
     cdef bint has_left = False
     cdef Book book
+    cdef Record record
     for record in records:
         book = by_ident.get(record.partition)
         if book is not None and finish(book, record.position, record):
@@ -107,29 +120,47 @@ def finish_all(dict by_ident not None, records):
     return has_left
 
 
+def sort_out(found):
+    cdef Py_ssize_t records_bytes = 0
+    cdef list records = [], errors = []
+    for record in found:
+        error = record.error()
+        if error is not None:
+            errors.append(error)
+        else:
+            records.append(record)
+            records_bytes += len(record)
+    return records, records_bytes, errors
+
+
 @cython.final
 cdef class Taker:
     cdef dict held
     cdef Messages messages
-    cdef object make
     cdef object priority
     cdef str topic
     cdef object otherwise
     cdef object is_full
 
-    def __init__(self, dict held not None, Messages messages not None, make, priority, str topic, otherwise, is_full):
-        self.held, self.messages, self.make, self.priority, self.topic = held, messages, make, priority, topic
+    def __init__(self, dict held not None, Messages messages not None, priority, str topic, otherwise, is_full):
+        self.held, self.messages, self.priority, self.topic = held, messages, priority, topic
         self.otherwise, self.is_full = otherwise, is_full
 
     def take(self, list buffer not None, Py_ssize_t limit, int64_t now_ms, list records not None):
         cdef Py_ssize_t count = 0
+        cdef bint low = False
         cdef int64_t at, taken_bytes = 0
-        cdef Book book
+        cdef Book book = None
+        cdef str topic = None
+        cdef object number = None
         for raw in buffer:
             if count >= limit:
                 break
-            offset = raw.offset()
-            book, at = self.held[raw.topic(), raw.partition()], offset
+            if raw.partition() is not number or raw.topic() != topic:  # they come in runs of a partition
+                low |= book is not None and is_low(book)
+                topic, number = raw.topic(), raw.partition()
+                book = self.held[topic, number]
+            at = offset = raw.offset()
             if at < book._next or at >= book._announced:
                 break
             count += 1
@@ -145,7 +176,7 @@ cdef class Taker:
                 if self.is_full():
                     break
                 continue
-            record = self.make(message, self.priority, book.ident, offset, at < book.mark, book.key[0] != self.topic)
+            record = made(message, self.priority, book.ident, offset, at < book.mark, book.key[0] != self.topic)
             write_down(book, offset, record)
             records.append(record)
-        return count, taken_bytes
+        return count, taken_bytes, low or book is not None and is_low(book)

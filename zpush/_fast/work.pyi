@@ -1,12 +1,13 @@
 """Records under way, for delivery/processor.py and those who settle them.
 
-A Record is queue.base's, an Outcome protocol.message's.
+An Outcome is protocol.message's.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from zpush._fast.job import Job
+from zpush._fast.record import Record
 from zpush._fast.tally import Outcomes
 
 @final
@@ -17,7 +18,7 @@ class Work(Job):
     this object, so they are emptied at the end, or only the collector would free them.
     """
 
-    record: Any
+    record: Record
     left: int
     shares: Sequence[Job]
 
@@ -54,13 +55,13 @@ class UnderWay:
 
     def count(self, priority: int) -> int: ...
     def payload_bytes(self, priority: int) -> int: ...
-    def begin(self, records: Sequence[Any], max_age_ms: int) -> tuple[list[Work], list[Work]]:
+    def begin(self, records: Sequence[Record], max_age_ms: int) -> tuple[list[Work], list[Work]]:
         """Those for one client each, and those for users and `all`, each in order; what came too late is EXPIRED.
 
         max_age_ms: of a message without a TTL.
         """
 
-    def collect(self) -> list[Any]:
+    def collect(self) -> list[Record]:
         """The records that have ended since the last time. None of a lost partition."""
 
     def lose(self, priority: int, partition: int) -> list[Work]:

@@ -8,6 +8,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from zpush._fast.job cimport Job
+from zpush._fast.record cimport Record
 from zpush._fast.sys cimport now_ms
 from zpush._fast.tally cimport Outcomes
 
@@ -18,11 +19,9 @@ cdef enum:
 @cython.final
 cdef class Work(Job):
     cdef UnderWay under_way
-    cdef readonly object record
+    cdef readonly Record record
     cdef public Py_ssize_t left
     cdef public object shares
-    cdef bint redelivered
-    cdef bint copied
 
     def share(self, str client_id not None):
         cdef Share share = Share.__new__(Share)
@@ -38,11 +37,11 @@ cdef class Work(Job):
 
     def settle_all(self, dict counts not None):
         cdef UnderWay under_way = self.under_way
-        if self.copied and under_way.offline in counts:  # it found nobody
+        if self.record.copied and under_way.offline in counts:  # it found nobody
             conclude(self, under_way.offline, "", "")
             return
         for outcome, number in counts.items():
-            under_way.outcomes.count(self.priority, self.redelivered, outcome, number)
+            under_way.outcomes.count(self.priority, self.record.redelivered, outcome, number)
         if under_way.receipts is None:
             self.release()
         else:
@@ -69,9 +68,9 @@ cdef class Share(Job):
 cdef int conclude(Work work, outcome, str node_id, str client_id) except -1:
     """That the client of a copied record is not here says nothing yet: it may be in any other region."""
     cdef UnderWay under_way = work.under_way
-    if outcome is under_way.offline and work.copied:
+    if outcome is under_way.offline and work.record.copied:
         outcome = under_way.elsewhere
-    under_way.outcomes.settle(work.priority, work.redelivered, outcome, work.queued_ms)
+    under_way.outcomes.settle(work.priority, work.record.redelivered, outcome, work.queued_ms)
     if under_way.receipts is None or outcome is under_way.elsewhere:
         work.release()
     else:
@@ -125,19 +124,22 @@ cdef class UnderWay:
         return records
 
     def lose(self, int priority, int64_t partition):
-        cdef list lost = [work for work in self.works[priority] if work.record.partition == partition]
+        cdef list lost = []
         cdef Work work
-        for work in lost:
-            forget(self, work)
+        for work in list(self.works[priority]):
+            if work.record.partition == partition:
+                forget(self, work)
+                lost.append(work)
         return lost
 
 
-cdef Work begun(UnderWay under_way, record):
+cdef Work begun(UnderWay under_way, Record record):
     cdef Work work = Work.__new__(Work)
     message = record.message
-    work.about(message, message.key if message.target is under_way.client else "")
+    work.message, work.client_id = message, message.key if message.target is under_way.client else ""
+    work.expires_ms, work.queued_ms = record.expires_ms, record.queued_ms
+    work.payload_bytes, work.priority = record.payload_bytes, record.rank
     work.under_way, work.record, work.left, work.shares = under_way, record, 1, ()
-    work.redelivered, work.copied = record.redelivered, record.copied
     (<set>under_way.works[work.priority]).add(work)
     under_way.bytes_of[work.priority] += work.payload_bytes
     return work

@@ -27,6 +27,7 @@ from contextlib import AbstractAsyncContextManager
 import uvloop
 
 from zpush import log
+from zpush._fast.record import Record
 from zpush._fast.work import UnderWay
 from zpush.config import Settings
 from zpush.config.secrets import peers_secret, queue_url
@@ -41,14 +42,14 @@ from zpush.delivery.tally import Tally
 from zpush.errors import ConfigError, StartupError
 from zpush.log import event, set_process
 from zpush.protocol.message import Outcome, Priority, Target
-from zpush.queue.base import Consumer, Record
+from zpush.queue.base import Consumer
 from zpush.queue.open import open_consumer, open_receipt_writer
 from zpush.registry.open import open_registry
 from zpush.scoreboard import Row, Scoreboard
 
 WINDOW_BATCHES = 10  # under way per priority; slow consumers keep theirs for up to connections.unsent_age
 WINDOW_BYTES = 64 * 1024 * 1024  # the same in payloads
-LOW_SLICE = 50  # records of a lower priority at a time: with what follows about a millisecond, then high ones are seen
+LOW_SLICE = 50  # records of a lower priority at a time: with what follows half a millisecond, then high ones are seen
 TICK_S = 0.5
 DRAIN_S = 5.0
 PEERS_SLACK_S = 5.0

@@ -9,7 +9,7 @@ marked as redelivered. A record that cannot be read goes to `<prefix>.dead` and 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -18,21 +18,10 @@ from zpush.queue.dead_letter import DeadLetter
 from zpush.queue.presence import PresenceEvent
 from zpush.queue.receipt import Receipt
 
+if TYPE_CHECKING:
+    from zpush._fast.record import Record  # senders need nothing of C
+
 RECEIPT_RETRY_S = 30.0
-
-
-class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A message and where it stands: partition and position are the back end's own.
-
-    copied: from another region's queue, which knows the message as well.
-    """
-
-    message: Message
-    priority: Priority
-    partition: int
-    position: bytes | int
-    redelivered: bool = False
-    copied: bool = False
 
 
 class Lag(msgspec.Struct, frozen=True):

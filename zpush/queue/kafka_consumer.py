@@ -23,9 +23,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from zpush._fast.record import Record, by_priority
 from zpush.protocol.message import Priority
 from zpush.queue import kafka_names
-from zpush.queue.base import Lag, Record
+from zpush.queue.base import Lag
 from zpush.queue.kafka_config import client_config
 from zpush.queue.kafka_lag import LagReader
 from zpush.queue.kafka_reader import Reader
@@ -33,7 +34,7 @@ from zpush.queue.kafka_reader import Reader
 if TYPE_CHECKING:
     from zpush.queue.open import QueueSettings
 
-AHEAD_BATCHES = 2  # that wait here per priority: one being routed, one ready
+AHEAD_BATCHES = 4  # that wait here per priority: for what is taken while the thread awaits a commit, some 8 ms
 COMMIT_S = 0.5
 HAND_OVER_S = 1.0  # for what is under way, when a partition goes to another processor
 START_S = 2.0
@@ -117,11 +118,9 @@ class KafkaConsumer:
             await self._arrived.wait()
 
     def finish(self, records: Sequence[Record]) -> None:
-        of_priority: dict[Priority, list[Record]] = {priority: [] for priority in self._readers}
-        for record in records:
-            of_priority[record.priority].append(record)
-        for priority, some in of_priority.items():
-            self._readers[priority].finish(some)
+        of_priority = by_priority(records)
+        for priority, reader in self._readers.items():
+            reader.finish(of_priority[priority])
 
     def _is_ready(self, priorities: Sequence[Priority]) -> bool:
         ready = False

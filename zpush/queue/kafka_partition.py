@@ -76,11 +76,6 @@ class Partition(Book):
         self._next_then += len(gap)  # nothing was handed out: the next note reserves no more for it
         return gap
 
-    @property
-    def needs_announcement(self) -> bool:
-        """Little is left that may be handed out: do not wait for the next regular commit."""
-        return self._announced - self._next < LEAST_AHEAD // 2
-
     def commit(self) -> Commit | None:
         """What is to be committed now; None where nothing has changed."""
         commit = self._progress(self._reserve())

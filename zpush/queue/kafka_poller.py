@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaRecord
 
+from zpush._fast.taking import sort_out
 from zpush.errors import QueueUnavailable
 from zpush.log import SparseLog, event
 from zpush.queue import kafka_note
@@ -32,7 +33,7 @@ from zpush.queue.kafka_link import Link
 from zpush.queue.kafka_note import Note
 from zpush.queue.kafka_partition import Commit, Key, Tenure
 
-BATCH = 500
+BATCH = 1000
 AHEAD_BYTES = 8 << 20
 POLL_S = 0.05  # what the loop wants to have committed waits so long at most
 FULL_S = 0.25  # before partitions are paused, which throws away what librdkafka has fetched ahead
@@ -189,13 +190,12 @@ class Poller:
         self._bring(found)
 
     def _bring(self, found: list[KafkaRecord]) -> None:
-        records = [record for record in found if record.error() is None]
-        for record in found:
-            if (error := record.error()) is not None:
-                self._on_error(error)
+        records, records_bytes, errors = sort_out(found)
+        for error in errors:
+            self._on_error(error)
         if records:
             self._brought += len(records)
-            self._brought_bytes += sum(map(len, records))
+            self._brought_bytes += records_bytes
             self._call(self._side.arrived, records)
 
     def _wait_for_room(self) -> None:

@@ -23,11 +23,11 @@ from typing import Any
 
 from confluent_kafka import Message as KafkaRecord
 
+from zpush._fast.record import Record
 from zpush._fast.taking import Taker, finish_all
 from zpush.errors import MalformedMessage
 from zpush.log import event
 from zpush.protocol.message import Message, Priority
-from zpush.queue.base import Record
 from zpush.queue.kafka_dead import DeadLetters
 from zpush.queue.kafka_link import Link
 from zpush.queue.kafka_note import Note
@@ -79,7 +79,7 @@ class Reader:
         self._suspect_s = _suspect_s(config)
         self._stopping = False
         self._dead = DeadLetters(dead_topic, config)
-        self._taker = Taker(self._held, USUAL, Record, priority, topic, self._read, lambda: self._dead.full)
+        self._taker = Taker(self._held, USUAL, priority, topic, self._read, lambda: self._dead.full)
         self._poller = Poller(f"zpush-{priority.label}", subscription, config, ahead, self, changed)
 
     @property
@@ -118,11 +118,13 @@ class Reader:
 
     def take(self, limit: int) -> list[Record]:
         """In the order in which they came; of a partition that is the order of its offsets."""
+        if not self._buffer:
+            return []
         self._check_clock()
         if not self.ready:
             return []
         records: list[Record] = []
-        count, count_bytes = self._taker.take(self._buffer, limit, time.time_ns() // 1_000_000, records)
+        count, count_bytes, low = self._taker.take(self._buffer, limit, time.time_ns() // 1_000_000, records)
         self.taken += count
         self.taken_bytes += count_bytes
         del self._buffer[:count]
@@ -132,7 +134,7 @@ class Reader:
                 self._begin_anew(partition, offset)
         self._dead.flush()
         self._poller.more_room()
-        if any(partition.needs_announcement for partition in self._held.values()):
+        if low:
             self._commit()
         return records
 
@@ -189,6 +191,8 @@ class Reader:
             for partition, commit in committing:
                 partition.committed(commit)
             self._changed()
+        if any(partition.needs_announcement for partition in self._held.values()):
+            self._commit()  # what was used up meanwhile: with the next tick it would be half a second late
 
     def _check_clock(self) -> None:
         now_s = time.monotonic()

@@ -16,10 +16,10 @@ import msgspec
 
 from zpush._fast.entry import position as numbers
 from zpush._fast.entry import read
+from zpush._fast.record import Record
 from zpush.errors import MalformedMessage
 from zpush.protocol.close import EVENT_ID
 from zpush.protocol.message import Kind, Message, Priority, Target
-from zpush.queue.base import Record
 from zpush.queue.entry import MAX_PAYLOAD_BYTES, from_fields
 
 Entry = tuple[bytes, Sequence[bytes] | None]  # id and fields; no fields: somebody else deleted it

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from zpush._fast.record import Record
 from zpush.errors import Unavailable
 from zpush.log import event
 from zpush.protocol.message import Priority
 from zpush.queue import scripts
-from zpush.queue.base import Lag, Record
+from zpush.queue.base import Lag
 from zpush.queue.lag import LagReader
 from zpush.queue.layout import Layout
 from zpush.queue.partition import Dead, Partition
