@@ -26,7 +26,7 @@ def taken(row: Row, priority: Priority) -> int:
 
 def begun(record: Record, tally: Tally, receipts: Receipts | None = None) -> tuple[Work, UnderWay]:
     """A record that is under way, alone."""
-    words = Target.CLIENT, Outcome.OFFLINE, Outcome.ELSEWHERE, Outcome.EXPIRED
+    words = Outcome.OFFLINE, Outcome.ELSEWHERE, Outcome.EXPIRED
     under_way = UnderWay(tally.outcomes, receipts, *words, lambda: None)
     jobs, others = under_way.begin([record], max_age_ms=2**62)
     [work] = jobs + others

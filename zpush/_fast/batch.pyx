@@ -52,11 +52,7 @@ cdef class Batches:
 
 
 cdef inline object entry_of(Batches how, Job job):
-    message = job.message
-    return how.entry(
-        job.client_id, message.id, message.payload, message.kind, job.expires_ms, message.ack_wait_ms,
-        message.secure_token,
-    )
+    return how.entry(job.client_id, job.id, job.payload, job.kind, job.expires_ms, job.ack_wait_ms, job.token)
 
 
 cdef inline object outcome_of(Batches how, int number):
@@ -89,7 +85,7 @@ cdef class Batch:
         cdef list jobs = line.jobs
         cdef Job job
         for job in jobs:
-            self.size_bytes += job.payload_bytes
+            self.size_bytes += len(job.payload)
             if taken == room or (self.size_bytes > self.how.max_bytes and self.entries):
                 break
             self.entries.append(entry_of(self.how, job))

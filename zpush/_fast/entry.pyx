@@ -4,15 +4,18 @@ definitions, and read all other forms."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcmp
 
 from zpush._fast.frames cimport utf8_step
 
 cdef enum:
     MAX_ID_BYTES = 255           # as in protocol/message.py
     MAX_EXPIRES_DIGITS = 15      # likewise
-    BINARY = 2                   # protocol.message.Kind
+    # protocol.message.Kind
+    TEXT = 1
+    BINARY = 2
+    JSON = 3
 
-cdef dict KINDS = {b"text": 1, b"binary": BINARY, b"json": 3}
 
 
 def read(fields):
@@ -46,8 +49,9 @@ cdef tuple read_headers(list headers, object key, bytes payload):
 cdef inline tuple judged(bytes id_value, bytes key, bytes payload, bytes type_value, bytes expires_value):
     """What both of the above answer. expires_value: None where there is none."""
     cdef int64_t expires_ms = 0
-    message_id, client_id, kind = ascii_id(id_value), ascii_id(key), KINDS.get(type_value)
-    if message_id is None or client_id is None or kind is None:
+    cdef int kind = kind_of(type_value)
+    message_id, client_id = ascii_id(id_value), ascii_id(key)
+    if message_id is None or client_id is None or not kind:
         return None
     if kind != BINARY and utf8_step(0, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)):
         return None
@@ -56,6 +60,17 @@ cdef inline tuple judged(bytes id_value, bytes key, bytes payload, bytes type_va
         if expires_ms < 0:
             return None
     return message_id, client_id, payload, kind, expires_ms
+
+
+cdef inline int kind_of(bytes label) noexcept:
+    """0 where it is none."""
+    cdef const char *text = PyBytes_AS_STRING(label)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(label)
+    if size == 4 and memcmp(text, b"text", 4) == 0:
+        return TEXT
+    if size == 4 and memcmp(text, b"json", 4) == 0:
+        return JSON
+    return BINARY if size == 6 and memcmp(text, b"binary", 6) == 0 else 0
 
 
 cdef inline bytes value_of(header, str name):

@@ -4,15 +4,19 @@ from libc.stdint cimport int64_t
 
 
 cdef class Job:
-    cdef readonly object message
+    cdef object whole            # the message; None where a subclass has it
     cdef readonly str client_id
     cdef public double deadline_s
     cdef public double end_s
     cdef public int64_t order
     # Of the message, so that C need not ask for them.
+    cdef str id
+    cdef bytes payload
+    cdef object kind
+    cdef str token
+    cdef int64_t ack_wait_ms
     cdef int64_t expires_ms
     cdef int64_t queued_ms
-    cdef Py_ssize_t payload_bytes
     cdef int priority
 
     cdef int about(self, message, str client_id) except -1

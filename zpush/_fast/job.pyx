@@ -12,10 +12,14 @@ cdef class Job:
         self.about(message, client_id)
         self.deadline_s = deadline_s
 
+    @property
+    def message(self):
+        return self.whole
+
     cdef int about(self, message, str client_id) except -1:
-        self.message, self.client_id = message, client_id
-        self.expires_ms, self.queued_ms = message.expires_ms, message.queued_ms
-        self.payload_bytes = len(message.payload)
+        self.whole, self.client_id = message, client_id
+        self.id, self.payload, self.kind, self.token = message.id, message.payload, message.kind, message.secure_token
+        self.ack_wait_ms, self.expires_ms, self.queued_ms = message.ack_wait_ms, message.expires_ms, message.queued_ms
         self.priority = message.priority
         if not 0 <= self.priority < PRIORITIES:
             raise ValueError(f"no priority {self.priority}")

@@ -89,7 +89,7 @@ cdef class Lines:
             if 0 < job.expires_ms <= at_ms:
                 job.conclude(self.expired, "")
                 continue
-            if job.payload_bytes > self.max_payload_bytes:
+            if len(job.payload) > self.max_payload_bytes:
                 job.conclude(self.rejected, "")
                 continue
             self.last += 1

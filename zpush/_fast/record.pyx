@@ -1,6 +1,7 @@
 """What a queue's consumer hands out: a message and where it stands.
 
-Rules. Many are made and forgotten with every batch: those forgotten last are kept to be made anew.
+Rules. Many are made and forgotten with every batch: those forgotten last are kept to be made anew. Of most of them C alone
+asks what is in them: the message is made when anybody else does.
 """
 
 cimport cython
@@ -8,6 +9,7 @@ from libc.stdint cimport int64_t
 
 cdef enum:
     PRIORITIES = 3
+    CLIENT = 0                   # protocol.message.Target
 
 
 @cython.final
@@ -15,26 +17,31 @@ cdef enum:
 @cython.freelist(1000)
 cdef class Record:
     def __init__(self, message, priority, int64_t partition, position, bint redelivered=False, bint copied=False):
-        set_up(self, message, priority, partition, position, redelivered, copied)
+        self.about(message)
+        self.stand_at(priority, partition, position, redelivered, copied)
 
+    @property
+    def message(self):
+        if self.whole is None:
+            self.whole = self.make(
+                self.id, self.client_id, self.payload, self.kind, self.priority, self.expires_ms, self.queued_ms
+            )
+        return self.whole
 
-cdef Record made(message, priority, int64_t partition, position, bint redelivered, bint copied):
-    """Without a call of the type, which would cost as much again."""
-    cdef Record record = Record.__new__(Record)
-    set_up(record, message, priority, partition, position, redelivered, copied)
-    return record
+    cdef int stand_at(self, priority, int64_t partition, position, bint redelivered, bint copied) except -1:
+        self.priority, self.partition, self.position = priority, partition, position
+        self.redelivered, self.copied = redelivered, copied
+        self.rank = priority
+        if not 0 <= self.rank < PRIORITIES:
+            raise ValueError(f"no priority {self.rank}")
+        return 0
 
-
-cdef inline int set_up(
-    Record record, message, priority, int64_t partition, position, bint redelivered, bint copied
-) except -1:
-    record.message, record.priority, record.partition, record.position = message, priority, partition, position
-    record.redelivered, record.copied = redelivered, copied
-    record.expires_ms, record.queued_ms, record.payload_bytes = message.expires_ms, message.queued_ms, len(message.payload)
-    record.rank = priority
-    if not 0 <= record.rank < PRIORITIES:
-        raise ValueError(f"no priority {record.rank}")
-    return 0
+    cdef int about(self, message) except -1:
+        self.whole = message
+        self.client_id = message.key if message.target == CLIENT else ""
+        self.id, self.payload, self.kind, self.token = message.id, message.payload, message.kind, message.secure_token
+        self.expires_ms, self.queued_ms = message.expires_ms, message.queued_ms
+        return 0
 
 
 def by_priority(records):

@@ -16,9 +16,12 @@ class Messages:
     """How records in the usual form are read: the headers id, type and perhaps expires, in order; ASCII, bounded."""
 
     def __init__(
-        self, make: Callable[..., Any], kinds: tuple[Any, ...], target: object, reserved: str, max_payload_bytes: int
+        self, make: Callable[..., Any], kinds: tuple[Any, ...], reserved: str, max_payload_bytes: int
     ) -> None:
-        """make: of Message's first eight fields. kinds: by Kind. target: a client. reserved: no id begins with it."""
+        """make: of id, client id, payload, Kind, Priority, and when it expires and was queued in Unix ms.
+
+        kinds: by Kind. reserved: no id begins with it.
+        """
 
     def read(self, record: Any, headers: list[Any] | None, priority: object, now_ms: int) -> Any:
         """The message; None for any other form, also where it is a message. headers: the record's own."""

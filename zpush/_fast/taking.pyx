@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 
 from zpush._fast.entry cimport read_headers
-from zpush._fast.record cimport Record, made
+from zpush._fast.record cimport Record
 
 
 cdef enum:
@@ -33,33 +33,42 @@ cpdef object headers_in(record):
 cdef class Messages:
     cdef object make
     cdef tuple kinds
-    cdef object target
     cdef str reserved
     cdef Py_ssize_t max_payload_bytes
 
-    def __init__(self, make, tuple kinds not None, target, str reserved not None, Py_ssize_t max_payload_bytes):
-        self.make, self.kinds, self.target, self.reserved = make, kinds, target, reserved
+    def __init__(self, make, tuple kinds not None, str reserved not None, Py_ssize_t max_payload_bytes):
+        self.make, self.kinds, self.reserved = make, kinds, reserved
         self.max_payload_bytes = max_payload_bytes
 
-    def read(self, record, headers, priority, int64_t now_ms):
-        return message_in(self, record, headers, priority, now_ms)
+    def read(self, raw, headers, priority, int64_t now_ms):
+        cdef Record record = usual_record(self, raw, headers, now_ms)
+        if record is None:
+            return None
+        record.priority = priority
+        return record.message
 
 
-cdef object message_in(Messages how, record, headers, priority, int64_t now_ms):
-    cdef str message_id
+cdef Record usual_record(Messages how, raw, headers, int64_t now_ms):
+    """It is to be told where it stands. None where it has another form."""
+    cdef Record record
+    cdef str message_id, client_id
     cdef int64_t written_ms
-    payload = record.value()
+    payload = raw.value()
     if type(headers) is not list or not PyBytes_CheckExact(payload) or PyBytes_GET_SIZE(payload) > how.max_payload_bytes:
         return None
-    usual = read_headers(headers, record.key(), payload)
+    usual = read_headers(headers, raw.key(), payload)
     if usual is None:
         return None
     message_id, client_id, _, kind, expires_ms = usual
     if message_id.startswith(how.reserved):
         return None
-    _, written_ms = record.timestamp()
-    queued_ms = written_ms if 0 <= written_ms < now_ms else now_ms
-    return how.make(message_id, client_id, payload, how.kinds[kind], how.target, priority, expires_ms, queued_ms)
+    _, written_ms = raw.timestamp()
+    record = Record.__new__(Record)
+    record.id, record.client_id, record.payload = message_id, client_id, payload
+    record.kind, record.token = how.kinds[kind], ""
+    record.expires_ms, record.queued_ms = expires_ms, written_ms if 0 <= written_ms < now_ms else now_ms
+    record.make = how.make
+    return record
 
 
 cdef class Book:
@@ -153,6 +162,7 @@ cdef class Taker:
         cdef Book book = None
         cdef str topic = None
         cdef object number = None
+        cdef Record record
         for raw in buffer:
             if count >= limit:
                 break
@@ -169,14 +179,16 @@ cdef class Taker:
                 book._next = at + 1
                 continue
             headers = headers_in(raw)
-            message = message_in(self.messages, raw, headers, self.priority, now_ms)
-            if message is None:
+            record = usual_record(self.messages, raw, headers, now_ms)
+            if record is None:
                 message = self.otherwise(raw, headers, book, offset, now_ms)
-            if message is None:
-                if self.is_full():
-                    break
-                continue
-            record = made(message, self.priority, book.ident, offset, at < book.mark, book.key[0] != self.topic)
+                if message is None:
+                    if self.is_full():
+                        break
+                    continue
+                record = Record.__new__(Record)
+                record.about(message)
+            record.stand_at(self.priority, book.ident, offset, at < book.mark, book.key[0] != self.topic)
             write_down(book, offset, record)
             records.append(record)
         return count, taken_bytes, low or book is not None and is_low(book)

@@ -39,13 +39,12 @@ class UnderWay:
         self,
         outcomes: Outcomes,
         receipts: Any,
-        client: object,
         offline: object,
         elsewhere: object,
         expired: object,
         on_ended: Callable[[], None],
     ) -> None:
-        """receipts: see delivery/receipts.py; None where none are wanted. client: the Target. Then three Outcomes.
+        """receipts: see delivery/receipts.py; None where none are wanted. Then three Outcomes.
 
         on_ended(): something is to be collected, for the first time since the last collect().
         """

@@ -23,6 +23,10 @@ cdef class Work(Job):
     cdef public Py_ssize_t left
     cdef public object shares
 
+    @property
+    def message(self):
+        return self.record.message
+
     def share(self, str client_id not None):
         cdef Share share = Share.__new__(Share)
         share.about(self.message, client_id)
@@ -81,14 +85,14 @@ cdef int conclude(Work work, outcome, str node_id, str client_id) except -1:
 @cython.final
 cdef class UnderWay:
     cdef Outcomes outcomes
-    cdef object receipts, on_ended, client, offline, elsewhere, expired
+    cdef object receipts, on_ended, offline, elsewhere, expired
     cdef list works               # by priority: a set
     cdef Py_ssize_t bytes_of[PRIORITIES]
     cdef list done
 
-    def __init__(self, Outcomes outcomes not None, receipts, client, offline, elsewhere, expired, on_ended):
+    def __init__(self, Outcomes outcomes not None, receipts, offline, elsewhere, expired, on_ended):
         self.outcomes, self.receipts, self.on_ended = outcomes, receipts, on_ended
-        self.client, self.offline, self.elsewhere, self.expired = client, offline, elsewhere, expired
+        self.offline, self.elsewhere, self.expired = offline, elsewhere, expired
         self.works, self.done = [set() for _ in range(PRIORITIES)], []
 
     def __len__(self):
@@ -135,13 +139,12 @@ cdef class UnderWay:
 
 cdef Work begun(UnderWay under_way, Record record):
     cdef Work work = Work.__new__(Work)
-    message = record.message
-    work.message, work.client_id = message, message.key if message.target is under_way.client else ""
-    work.expires_ms, work.queued_ms = record.expires_ms, record.queued_ms
-    work.payload_bytes, work.priority = record.payload_bytes, record.rank
+    work.client_id = record.client_id
+    work.id, work.payload, work.kind, work.token = record.id, record.payload, record.kind, record.token
+    work.expires_ms, work.queued_ms, work.priority = record.expires_ms, record.queued_ms, record.rank
     work.under_way, work.record, work.left, work.shares = under_way, record, 1, ()
     (<set>under_way.works[work.priority]).add(work)
-    under_way.bytes_of[work.priority] += work.payload_bytes
+    under_way.bytes_of[work.priority] += len(work.payload)
     return work
 
 
@@ -158,5 +161,5 @@ cdef bint forget(UnderWay under_way, Work work) except -1:
     if work not in works:
         return False
     works.remove(work)
-    under_way.bytes_of[work.priority] -= work.payload_bytes
+    under_way.bytes_of[work.priority] -= len(work.payload)
     return True

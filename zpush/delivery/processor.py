@@ -78,7 +78,7 @@ class Processor:
         self._priorities = sorted(priorities)
         self.use(settings)
         self._under_way = UnderWay(
-            tally.outcomes, receipts, Target.CLIENT, Outcome.OFFLINE, Outcome.ELSEWHERE, Outcome.EXPIRED, self._ended
+            tally.outcomes, receipts, Outcome.OFFLINE, Outcome.ELSEWHERE, Outcome.EXPIRED, self._ended
         )
         self._progress = asyncio.Event()  # something has been settled
         consumer.on_revoked(self._revoked)

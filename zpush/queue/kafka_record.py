@@ -22,7 +22,15 @@ Headers = list[tuple[str, str | bytes | None]]
 
 _TYPES = {kind: kind.label.encode() for kind in Kind}
 _CLIENT = Target.CLIENT  # looking an enum's member up costs 50 ns
-USUAL = Messages(Message, (None, *Kind), _CLIENT, EVENT_ID, MAX_PAYLOAD_BYTES)
+
+
+def _to_client(
+    message_id: str, client_id: str, payload: bytes, kind: Kind, priority: Priority, expires_ms: int, queued_ms: int
+) -> Message:
+    return Message(message_id, client_id, payload, kind, _CLIENT, priority, expires_ms, queued_ms)
+
+
+USUAL = Messages(_to_client, (None, *Kind), EVENT_ID, MAX_PAYLOAD_BYTES)
 
 
 def headers_of(message: Message) -> Headers:
