@@ -7,12 +7,17 @@ import time
 
 from benchmarks.check.engine_world import EngineWorld, client_id
 from benchmarks.check.script import TEXT, Script, Work, repeated
+from zpush._fast.lines import Line, Lines, by_owner
+from zpush._fast.record import Record
+from zpush._fast.work import UnderWay
 from zpush.delivery.base import Entry
+from zpush.delivery.batch import BATCHES
 from zpush.delivery.tally import Tally
 from zpush.protocol.message import Kind, Message, Outcome, Priority, new_id
 from zpush.protocol.secure_token import SecureTokens
 from zpush.queue.entry import to_fields
 from zpush.queue.partition import Partition
+from zpush.registry.base import Lease
 from zpush.scoreboard import PROCESSOR, Scoreboard
 from zpush.server.acks import Acks
 from zpush.server.http_heads import KnownHeads
@@ -93,6 +98,56 @@ def read_records() -> Script:
         return lambda: partition.received(entries)
 
     return Script(BATCH, prepare)
+
+
+class _Owner:
+    """The router's part in a batch's answer, where all goes well."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.moved = lines.moved
+
+    def not_here(self, lines: list[Line]) -> None:
+        raise AssertionError("nobody is missing")
+
+    def unreachable(self, node_id: str, lines: list[Line], refused: bool) -> None:
+        raise AssertionError("nobody is lost")
+
+    def drained(self, line: Line) -> None:
+        raise AssertionError("nothing was pending")
+
+
+def route_records() -> Script:
+    """A processor's batch from taken to finished; reading it, the look-up and the peers' wire are not in it."""
+    board, now_ms = Scoreboard(), time.time_ns() // 1_000_000
+    outcomes = Tally(board.rows[board.claim(PROCESSOR, 0)]).outcomes
+    under_way = UnderWay(outcomes, None, Outcome.OFFLINE, Outcome.ELSEWHERE, Outcome.EXPIRED, _nothing)
+    lines = Lines(Priority, 1 << 20, Outcome.EXPIRED, Outcome.REJECTED, 15.0, 60.0, _nothing, _rare, _rare)
+    owner, node_id, answer = _Owner(lines), "0123456789", bytes([Outcome.DELIVERED]) * BATCH
+    clients = [client_id(i).decode() for i in range(BATCH)]
+    leases = [Lease(client, node_id, 1) for client in clients]
+
+    def run(records: list[Record]) -> None:
+        jobs, _ = under_way.begin(records, 60_000)
+        lines.take_in(jobs, 0.0)
+        owned, _, _ = by_owner(lines.next(BATCH), leases)
+        for (to, _), group in owned.items():
+            [batch] = BATCHES.fill(lines.sendable(group, to)[0], owner, to)
+            batch.answered(answer)
+        under_way.collect()
+
+    def prepare() -> Work:
+        messages = [Message(ID, client, TEXT, queued_ms=now_ms) for client in clients]
+        records = [Record(message, Priority.NORMAL, 0, n) for n, message in enumerate(messages)]
+        return lambda: run(records)
+
+    return Script(BATCH, prepare)
+
+
+def _nothing() -> None: ...
+
+
+def _rare(*_: object) -> None:
+    raise AssertionError("nobody is parked")
 
 
 def tally_outcome() -> Script:

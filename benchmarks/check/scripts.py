@@ -202,6 +202,7 @@ SCRIPTS: dict[str, Callable[[], Script]] = {
         verify_token, know_token, wrap_v1, parse_api_push, stream_entry, peer_batch, table, sweep,
         engine_open, engine_echo, engine_broadcast, engine_burst, engine_deliver,
         push_scripts.read_known_request, push_scripts.read_new_request, push_scripts.write_response,
-        push_scripts.message_id, push_scripts.deliver_here, push_scripts.read_records, push_scripts.tally_outcome,
+        push_scripts.message_id, push_scripts.deliver_here, push_scripts.read_records, push_scripts.route_records,
+        push_scripts.tally_outcome,
     )
 }  # fmt: skip

@@ -21,7 +21,7 @@ from zpush.errors import QueueUnavailable
 from zpush.protocol.message import Priority
 from zpush.queue import kafka_names
 from zpush.queue.entry import MAX_PAYLOAD_BYTES
-from zpush.queue.kafka_consumer import KafkaConsumer
+from zpush.queue.kafka_consumer import AHEAD_BATCHES, KafkaConsumer
 from zpush.queue.kafka_topics import Topics
 
 NORMAL = Priority.NORMAL
@@ -136,7 +136,7 @@ async def test_what_waits_here_is_bounded_and_rebalances_are_answered_meanwhile(
     assert await producer.publish(sent) == [None] * len(sent)
     reader = first._readers[NORMAL]
     await eventually(lambda: reader._poller._is_paused, "it has enough")
-    assert len(reader._buffer) <= 3 * 20
+    assert len(reader._buffer) <= (AHEAD_BATCHES + 1) * 20
     second = await on_kafka.consumer(batch=20)
     await eventually(lambda: len(on_kafka.partitions_of(second)) == 2 == len(on_kafka.partitions_of(first)))
     assert reader._poller._is_paused, "it took nothing"

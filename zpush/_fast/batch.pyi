@@ -50,5 +50,8 @@ class Batches:
     def fill(self, lines: Iterable[Line], steps: Steps, node_id: str) -> list[Batch]:
         """Full batches of these lines' jobs, in order. A line too long for one goes on after its answer."""
 
+    def conclude(self, jobs: Sequence[Job], outcomes: bytes, node_id: str) -> None:
+        """Settles those that are neither pending nor elsewhere. ValueError as in Batch.answered."""
+
     def of(self, jobs: Iterable[Job], steps: Steps, node_id: str) -> Batch:
         """One with the entries of these jobs, who stand in no line; those that have to wait are told by wait()."""

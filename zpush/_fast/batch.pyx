@@ -51,6 +51,18 @@ cdef class Batches:
         return batch
 
 
+    def conclude(self, jobs, bytes outcomes not None, str node_id not None):
+        cdef const unsigned char *said = <const unsigned char *>PyBytes_AS_STRING(outcomes)
+        cdef Py_ssize_t index = 0
+        cdef Job job
+        if PyBytes_GET_SIZE(outcomes) != len(jobs):
+            raise ValueError(f"{len(outcomes)} outcomes for {len(jobs)} jobs")
+        for job in jobs:
+            if said[index] != self.not_here and said[index] != self.pending:
+                job.conclude(outcome_of(self, said[index]), node_id)
+            index += 1
+
+
 cdef inline object entry_of(Batches how, Job job):
     return how.entry(job.client_id, job.id, job.payload, job.kind, job.expires_ms, job.ack_wait_ms, job.token)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from zpush._fast.batch import Batch, Batches
+from zpush._fast.batch import Batches
 from zpush.delivery.base import Entry
 from zpush.protocol.message import Outcome
 
-__all__ = ["BATCHES", "NOT_HERE", "OUTCOMES", "PENDING", "Batch"]
+__all__ = ["BATCHES", "NOT_HERE", "PENDING"]
 
 MAX_ENTRIES = 500
 MAX_BYTES = 1024 * 1024  # of payloads, unless one alone is larger: what a slow link takes in a moment
-OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 PENDING, NOT_HERE = int(Outcome.PENDING), int(Outcome.NOT_HERE)  # looking an enum's member up costs 50 ns more
 BATCHES = Batches(Entry, Outcome, PENDING, NOT_HERE, MAX_ENTRIES, MAX_BYTES)

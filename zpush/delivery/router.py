@@ -21,7 +21,7 @@ from operator import attrgetter
 from zpush._fast.job import Job
 from zpush._fast.lines import Line, Lines, by_owner
 from zpush.delivery.base import Local
-from zpush.delivery.batch import BATCHES, NOT_HERE, OUTCOMES, PENDING
+from zpush.delivery.batch import BATCHES, NOT_HERE, PENDING
 from zpush.delivery.parking import Lot
 from zpush.delivery.peer_frames import MAX_FRAME_BYTES
 from zpush.delivery.peers import Peers
@@ -183,9 +183,7 @@ class Router:
                     self._lines.stand_in(job, now_s)
                 elif outcome == PENDING:
                     batch.wait(index, self._lines.of(job), job)
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if outcome != NOT_HERE and outcome != PENDING:
-                job.settle(OUTCOMES[outcome], self._node_id)
+        BATCHES.conclude(jobs, outcomes, self._node_id)
         return len(jobs)
 
     def _have_a_round(self) -> None:
