@@ -4,9 +4,14 @@ Rules. A failure is that record's and no other's, so each has a report of its ow
 tells no headers, and its key and value need not be unique. Reports come in any order, all from within poll(), which
 would serve whatever is there. An exception makes it stop behind the report that raised it, and keep the rest: so a
 turn ends that has no more room.
+
+Singles are the short way of a push that comes alone, for good weather: whatever is not as usual is left to the long way,
+before anything has happened, and that one says what is wrong.
 """
 
 cimport cython
+
+from zpush.errors import Unavailable
 
 
 class Enough(Exception):
@@ -32,6 +37,7 @@ cdef class Turn:
 
 
 @cython.final
+@cython.no_gc  # nothing but librdkafka refers to it
 @cython.freelist(1000)
 cdef class Report:
     cdef Turn turn
@@ -82,3 +88,68 @@ cdef class ReportOf:
         if reports.reported == reports.awaited:
             reports.complete()
         reports.turn.served()
+
+
+@cython.final
+cdef class Singles:
+    cdef object sender, link, calls, topics, message_of, headers_of, create_future, on_begun, on_quiet
+    cdef Py_ssize_t max_payload_bytes, under_way
+    cdef readonly Py_ssize_t taken, refused
+    cdef Turn turn
+
+    def __init__(self, sender, calls, topics, message_of, headers_of, max_payload_bytes):
+        self.sender, self.link, self.turn, self.calls, self.topics = sender, sender.link, sender.turn, calls, topics
+        self.message_of, self.headers_of, self.max_payload_bytes = message_of, headers_of, max_payload_bytes
+
+    def watch(self, loop, on_begun, on_quiet):
+        self.create_future, self.on_begun, self.on_quiet = loop.create_future, on_begun, on_quiet
+
+    def begin(self, fields):
+        if self.calls or not self.link.connected:
+            return None
+        message = self.message_of(fields)
+        if message is None or len(<bytes>message.payload) > self.max_payload_bytes:
+            return None
+        done, message_id = self.create_future(), message.id
+        report = Single(self, done, message_id)
+        try:
+            self.sender.produce(
+                self.topics[message.priority], message.payload, message.key, self.headers_of(message), report
+            )
+        except Unavailable:
+            return None
+        if self.under_way == 0:
+            self.on_begun()
+        self.under_way += 1
+        return done
+
+    cdef int ended(self) except -1:
+        self.under_way -= 1
+        if self.under_way == 0:
+            self.on_quiet()
+        return 0
+
+
+@cython.final
+@cython.no_gc  # nothing but librdkafka refers to it
+@cython.freelist(1000)
+cdef class Single:
+    cdef Singles singles
+    cdef object done, message_id
+
+    def __cinit__(self, Singles singles not None, done, message_id):
+        self.singles, self.done, self.message_id = singles, done, message_id
+
+    def __call__(self, error, record):
+        cdef Singles singles = self.singles
+        cdef bint waits = not self.done.done()  # nobody does once it is cancelled
+        if error is None:
+            singles.taken += 1
+            if waits:
+                self.done.set_result(self.message_id)
+        else:
+            singles.refused += 1
+            if waits:
+                self.done.set_exception(singles.turn.error_of(error, record))
+        singles.ended()
+        singles.turn.served()

@@ -6,9 +6,10 @@ result is that of its last message that failed.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from typing import Any, Protocol, cast
 
 from zpush.delivery.push import Prepared, Push, prepare
 from zpush.errors import MalformedMessage
@@ -16,9 +17,25 @@ from zpush.protocol.message import Message
 from zpush.queue.base import Producer
 
 
+class Singles(Protocol):
+    """The short way of a usual push that comes alone; _fast/reports.pyx has it."""
+
+    taken: int
+    refused: int
+
+    def watch(
+        self, loop: asyncio.AbstractEventLoop, on_begun: Callable[[], None], on_quiet: Callable[[], None]
+    ) -> None: ...
+
+    def begin(self, fields: dict[str, Any]) -> asyncio.Future[str] | None: ...
+
+
 class QueueSender:
-    def __init__(self, producer: Producer, usual: Callable[[Push], Message | None]) -> None:
+    def __init__(
+        self, producer: Producer, usual: Callable[[Push], Message | None], singles: Singles | None = None
+    ) -> None:
         """usual: makes a message of nearly every push to one client at once, and None of others."""
+        self.singles = singles
         self._producer = producer
         self._usual = usual
         self.start = producer.start

@@ -17,15 +17,16 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, overload
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
 from zpush.delivery.push import Push
-from zpush.delivery.push_queue import QueueSender
+from zpush.delivery.push_queue import QueueSender, Singles
 from zpush.errors import MalformedMessage
 from zpush.protocol.message import Outcome, Priority
-from zpush.queue.open import open_producer
+from zpush.queue.open import is_kafka, open_producer
 
 if TYPE_CHECKING:
     from zpush.config.settings import Kafka
@@ -79,6 +80,9 @@ class QueueLayout(msgspec.Struct, frozen=True):
 
 
 class _Sender(Protocol[_P]):
+    @property
+    def singles(self) -> Singles | None: ...
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
@@ -104,11 +108,12 @@ class _OnLoop:
 
     def __init__(self, sender: _Sender[Any], on_result: OnResult | None) -> None:
         self.loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self.thread = get_ident()
         self.prepare = sender.prepare
-        self.taken = 0
-        self.refused = 0
+        self._taken = 0
+        self._refused = 0
         self._sender = sender
+        self._singles = sender.singles if on_result is None else None
         self._on_result = on_result
         self._started: asyncio.Task[None] | None = None
         self._line = asyncio.Lock()  # until it has started; fair, so that pushes go on in the order of their calls
@@ -117,10 +122,14 @@ class _OnLoop:
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        if self._singles is not None:
+            self._singles.watch(self.loop, self._begun, self._ended)
 
-    def is_running_here(self) -> bool:
-        """As asyncio.get_running_loop() would say, which asks the system for the process's id each time."""
-        return self.loop.is_running() and self._thread == threading.get_ident()
+    @property
+    def counts(self) -> Counts:
+        if self._singles is None:
+            return Counts(self._taken, self._refused)
+        return Counts(self._taken + self._singles.taken, self._refused + self._singles.refused)
 
     async def start(self) -> None:
         self._in_line += 1
@@ -134,6 +143,10 @@ class _OnLoop:
         finally:
             self._in_line -= 1
         self._is_started = not self._in_line
+
+    def begin(self, fields: dict[str, Any]) -> asyncio.Future[str] | None:
+        """A usual push; None where it needs send(), and nothing has happened."""
+        return self._singles.begin(fields) if self._is_started and self._singles is not None else None
 
     async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
         sound: list[Any] = []
@@ -150,19 +163,25 @@ class _OnLoop:
 
     async def send(self, pushes: Sequence[Any]) -> list[Any]:
         """pushes: what prepare() has made. Per push: its result or an exception."""
-        if not self._under_way:
-            self._quiet.clear()
-        self._under_way += 1
+        self._begun()
         try:
             if not self._is_started:
                 await self.start()
             results = await self._sender.send(pushes)
         finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
+            self._ended()
         self._judge(pushes, results)
         return results
+
+    def _begun(self) -> None:
+        """A call is under way; all singles are one."""
+        self._under_way += 1
+        self._quiet.clear()
+
+    def _ended(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._quiet.set()
 
     def _judge(self, pushes: Sequence[Any], results: list[Any]) -> None:
         """Counts and tells them. A None becomes the push's id."""
@@ -172,8 +191,8 @@ class _OnLoop:
                 results[place] = pushes[place].id
             elif isinstance(result, Exception):
                 refused += 1
-        self.refused += refused
-        self.taken += len(results) - refused
+        self._refused += refused
+        self._taken += len(results) - refused
         if self._on_result is not None:
             for push, result in zip(pushes, results, strict=True):
                 self._on_result(push.id, result)
@@ -260,6 +279,9 @@ class Pusher:
         RegistryUnavailable, Unauthorized.
         """
         ours = self._on_this_loop()
+        begun = None if direct else ours.begin(cast("dict[str, Any]", fields))
+        if begun is not None:
+            return await begun
         return _result(await ours.send([ours.prepare(Push(direct=direct, **fields))]))
 
     async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
@@ -328,15 +350,16 @@ class Pusher:
     @property
     def counts(self) -> Counts:
         """Of all pushes that this Pusher has sent."""
-        both = [each for each in (self._ours, self._in_the_background) if each is not None]
+        both = [each.counts for each in (self._ours, self._in_the_background) if each is not None]
         return Counts(sum(each.taken for each in both), sum(each.refused for each in both))
 
     def _on_this_loop(self) -> _OnLoop:
+        """asyncio.get_running_loop() would ask the system for the process's id each time."""
         if self._closed:
             raise RuntimeError(_CLOSED)
         if self._ours is None:
             self._ours = _OnLoop(self._open_sender(), self._on_result)
-        elif not self._ours.is_running_here():
+        elif not self._ours.loop.is_running() or self._ours.thread != get_ident():
             raise RuntimeError("this Pusher belongs to another event loop: make one per loop, or use push_sync")
         return self._ours
 
@@ -355,9 +378,8 @@ class Pusher:
             from zpush.delivery.push_http import HttpSender
 
             return HttpSender(self._url, self._api_key)
-        producer = open_producer(self._queue, self._url)
-        if self._url.startswith("kafka://"):
-            from zpush.delivery.usual_push import usual_message
+        if is_kafka(self._url):
+            from zpush.delivery.usual_push import kafka_sender
 
-            return QueueSender(producer, usual_message)
-        return QueueSender(producer, lambda _: None)
+            return kafka_sender(self._queue, self._url)
+        return QueueSender(open_producer(self._queue, self._url), lambda _: None)

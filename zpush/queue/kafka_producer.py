@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from zpush._fast.reports import ReportOf, Reports, Turn
+from zpush._fast.reports import ReportOf, Reports, Singles, Turn
 from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable
 from zpush.protocol.message import Message, Priority
 from zpush.queue import kafka_names
@@ -115,6 +115,10 @@ class KafkaProducer:
         if len(self._calls) == 1:
             self._hand_over()
         return done
+
+    def singles(self, message_of: Callable[[dict[str, Any]], Message | None]) -> Singles:
+        """The short way of messages that come alone, in turn with all others."""
+        return Singles(self._sender, self._calls, self._topics, message_of, headers_of, MAX_PAYLOAD_BYTES)
 
     def _hand_over(self) -> None:
         """One slice; whatever is left has its turn later, before what comes meanwhile."""

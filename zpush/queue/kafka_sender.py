@@ -70,8 +70,8 @@ class Sender:
     def __init__(self, name: str, config: Mapping[str, Any]) -> None:
         """config: what client_config gives. name: for the log."""
         self._verdict = asyncio.Event()
-        self._link = Link(name, self._verdict.set)
-        self._config = {**DEFAULTS, **config, **MUSTS, **self._link.callbacks()}
+        self.link = Link(name, self._verdict.set)
+        self._config = {**DEFAULTS, **config, **MUSTS, **self.link.callbacks()}
         self.turn = Turn(_error_of_report)
         self._next_poll: asyncio.TimerHandle | None = None  # None until it is opened
         self._rests = False  # nothing is under way
@@ -84,17 +84,17 @@ class Sender:
 
     @property
     def up(self) -> bool:
-        return self._link.up
+        return self.link.up
 
     @property
     def reason(self) -> str:
         """Why it is not up; "" where it is."""
-        return self._link.reason
+        return self.link.reason
 
     @property
     def away(self) -> bool:
         """Not just for a moment: what is sent now would only wait."""
-        return self._link.away
+        return self.link.away
 
     def open(self) -> None:
         """It connects by itself. ConfigError where librdkafka does not take its settings."""
@@ -160,8 +160,8 @@ class Sender:
             self._fatal(e.args[0].str())
         finally:
             self._poll_in(pause_s if len(self._producer) else REST_S)
-        if self._link.troubled and time.monotonic() - self._failed_s > WELL_AFTER_S:
-            self._link.well()
+        if self.link.troubled and time.monotonic() - self._failed_s > WELL_AFTER_S:
+            self.link.well()
 
     def _poll_in(self, pause_s: float) -> None:
         if self._next_poll is not None:
@@ -171,7 +171,7 @@ class Sender:
 
     def _fatal(self, reason: str) -> None:
         self._failed_s = time.monotonic()
-        self._link.trouble(reason)
+        self.link.trouble(reason)
         if self._renewal is None and not self._stopping:
             self._renewal = self.loop.create_task(self._begin_anew())
 
