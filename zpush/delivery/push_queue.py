@@ -49,7 +49,7 @@ class QueueSender:
             return self._send_any(pushes)
         return self._producer.publish(cast("Sequence[Message]", pushes))
 
-    async def _send_any(self, pushes: Sequence[Message | Prepared]) -> list[Exception | None]:
+    def _send_any(self, pushes: Sequence[Message | Prepared]) -> Awaitable[list[Exception | None]]:
         now_ms = time.time_ns() // 1_000_000
         results: list[Exception | None] = [None] * len(pushes)
         owners: list[int] = []
@@ -61,7 +61,13 @@ class QueueSender:
             of_push = [push] if isinstance(push, Message) else push.messages(now_ms)
             owners += [i] * len(of_push)
             messages += of_push
-        for i, error in zip(owners, await self._producer.publish(messages), strict=True):
-            if error is not None:
-                results[i] = error
-        return results
+        return _merged(results, owners, self._producer.publish(messages))
+
+
+async def _merged(
+    results: list[Exception | None], owners: Sequence[int], published: Awaitable[list[Exception | None]]
+) -> list[Exception | None]:
+    for i, error in zip(owners, await published, strict=True):
+        if error is not None:
+            results[i] = error
+    return results

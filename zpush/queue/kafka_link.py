@@ -51,7 +51,7 @@ class _Statistics(msgspec.Struct):
 
 
 class Link:
-    """up: brokers answer, and nothing else is wrong. on_verdict: called in the polling thread when that changes.
+    """up: brokers answer, and nothing else is wrong. on_verdict: called by who polls, when that changes.
 
     It is called for the first error too, so that who waits for the first connection need not wait for its timeout.
     """
@@ -61,7 +61,7 @@ class Link:
         self._name = name
         self._on_verdict = on_verdict
         self._decode = msgspec.json.Decoder(_Statistics).decode
-        self.connected = False
+        self.connected = False  # to a broker, at this moment
         self._down_since_s = -inf
         self._trouble = ""  # what no connection shows
         self._reason = ""  # the last failed connection's
