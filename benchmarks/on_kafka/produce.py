@@ -1,10 +1,15 @@
-"""What the push library adds to confluent-kafka's produce()."""
+"""What the push library adds to confluent-kafka's produce().
+
+The floor has any number of messages under way and awaits none before the next. Who awaits each, a thousand at once,
+waits for the linger and the broker besides; so does bare produce() with no more than that under way, which is told too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 
 import uvloop
@@ -22,6 +27,7 @@ CLIENTS = 10_000
 ROUNDS = 5
 BATCH_TARGET = 1 / 0.8
 SINGLE_TARGET = 1 / 0.6
+TARGETS = (BATCH_TARGET, SINGLE_TARGET, SINGLE_TARGET, None)
 
 
 def produce(progress: Progress) -> Iterator[Figure]:
@@ -30,7 +36,9 @@ def produce(progress: Progress) -> Iterator[Figure]:
         ways: dict[str, Callable[[Kafka], float]] = {
             "bare": _bare,
             "in batches of 1,000": _batches,
-            "one by one": _singles,
+            "one by one, awaited together": _begun,
+            "one by one, 1,000 at once": _singles,
+            "bare, 1,000 at once": partial(_bare, at_once=AT_ONCE),
         }
         rounds: dict[str, list[float]] = {name: [] for name in ways}
         for way in ways.values():
@@ -39,14 +47,14 @@ def produce(progress: Progress) -> Iterator[Figure]:
             for name, way in ways.items():
                 rounds[name].append(way(it) / COUNT * 1e6)
     floors = rounds.pop("bare")
-    for (name, ours), target in zip(rounds.items(), (BATCH_TARGET, SINGLE_TARGET), strict=True):
+    for (name, ours), target in zip(rounds.items(), TARGETS, strict=True):
         ratio = median(a / b for a, b in zip(ours, floors, strict=True))
         yield Figure(
             name, median(ours), "µs", floor=median(floors), ratio=ratio, target=target, of_ratio=True, rounds=ours
         )
 
 
-def _bare(it: Kafka) -> float:
+def _bare(it: Kafka, at_once: int = COUNT) -> float:
     producer, names, topic, told = bare_producer(it), keys("client-", CLIENTS), it.topic(Priority.NORMAL), []
     producer.produce(topic, _TEXTS[0], b"client-first")
     producer.flush(60)  # it is connected
@@ -60,6 +68,8 @@ def _bare(it: Kafka) -> float:
             on_delivery=lambda error, _: told.append(error),
         )
         producer.poll(0)
+        while n - len(told) >= at_once:
+            producer.poll(0.001)
     producer.flush(60)
     took_s = time.perf_counter() - began_s
     if len(told) != COUNT or any(told):
@@ -72,6 +82,19 @@ def _batches(it: Kafka) -> float:
         batches = (pushes[n : n + BATCH] for n in range(0, COUNT, BATCH))
         for results in await asyncio.gather(*(pusher.push_many(batch) for batch in batches)):
             _check(results)
+
+    return _pushed(it, push)
+
+
+def _begun(it: Kafka) -> float:
+    async def push(pusher: Pusher, pushes: list[Push]) -> None:
+        begun = []
+        for n, one in enumerate(pushes):
+            begun.append(pusher.begin(client=one.client or "", text=one.text or ""))
+            if n % BATCH == 0:
+                await asyncio.sleep(0)  # others have the loop as well
+        for each in begun:
+            await each
 
     return _pushed(it, push)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -74,9 +75,22 @@ def push_of(fields: dict[str, Any]) -> Push:
     return Push(**{"client": "c1", **fields})
 
 
+def of_push(fields: dict[str, Any]) -> Message | None:
+    return usual_message(push_of(fields))
+
+
+def of_fields(fields: dict[str, Any]) -> Message | None:
+    return usual_message.of({"client": "c1", **fields})
+
+
+EITHER_WAY = pytest.mark.parametrize("usual", [of_push, of_fields])
+Usual = Callable[[dict[str, Any]], Message | None]
+
+
+@EITHER_WAY
 @pytest.mark.parametrize("fields", USUAL, ids=",".join)
-def test_the_usual_push_is_what_its_definition_makes_of_it(fields: dict[str, Any]) -> None:
-    made = usual_message(push_of(fields))
+def test_the_usual_push_is_what_its_definition_makes_of_it(usual: Usual, fields: dict[str, Any]) -> None:
+    made = usual(fields)
     assert made is not None
     prepared = prepare(push_of(fields))
     [defined] = prepared.messages(made.queued_ms)
@@ -90,16 +104,22 @@ def test_the_usual_push_is_what_its_definition_makes_of_it(fields: dict[str, Any
     assert made.id == fields["id"] if "id" in fields else made_ms(made.id) == made.queued_ms
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("fields", UNUSUAL, ids=",".join)
-def test_what_is_unusual_is_left_to_the_definition(fields: dict[str, Any]) -> None:
-    assert usual_message(push_of(fields)) is None
+def test_what_is_unusual_is_left_to_the_definition(usual: Usual, fields: dict[str, Any]) -> None:
+    assert usual(fields) is None
     assert prepare(push_of(fields)).messages(1)
 
 
+def test_a_field_that_a_push_does_not_have_is_left_to_the_definition() -> None:
+    assert of_fields({"text": "t", "txt": "u"}) is None
+
+
+@EITHER_WAY
 @pytest.mark.parametrize("fields", WRONG, ids=",".join)
-def test_what_is_wrong_is_no_message_either_way(fields: dict[str, Any]) -> None:
+def test_what_is_wrong_is_no_message_either_way(usual: Usual, fields: dict[str, Any]) -> None:
     with pytest.raises(MalformedMessage):
-        assert usual_message(push_of(fields)) is None
+        assert usual(fields) is None
         prepare(push_of(fields))
 
 

@@ -122,6 +122,40 @@ async def test_pushes_that_begin_while_it_starts_keep_their_order(valkey: Valkey
     assert [r.message.id for r in records] == sent
 
 
+@pytest.mark.parametrize("started", [False, True])
+async def test_what_is_begun_has_its_turn_at_the_call(valkey: Valkey, streams: StreamsBackend, started: bool) -> None:
+    """Before what is called after it, in whatever form, and with nothing awaited between them."""
+    pusher = Pusher(valkey.url, queue=LAYOUT)
+    if started:
+        await pusher.push(client="c0", text="starts it")
+    begun = [
+        pusher.begin(client="c1", text="1"),
+        pusher.begin(clients=["c1"], text="2"),
+        pusher.begin(client="c1", data=3, secure_token="t"),
+        pusher.begin(client="c1", text="4"),
+    ]
+    last = await pusher.push(client="c1", text="5")
+    many = await pusher.push_many([Push(client="c1", text="6")])
+    sent = [*await asyncio.gather(*begun), last, *many]
+    assert pusher.counts == Counts(taken=6 + started, refused=0)
+    await pusher.close()
+    records = await take_all([await streams.consumer()], 6 + started)
+    assert [r.message.id for r in records if r.message.key == "c1"] == sent
+
+
+async def test_what_is_begun_is_flushed_told_and_may_be_given_up(valkey: Valkey) -> None:
+    told: list[str] = []
+    async with Pusher(valkey.url, queue=LAYOUT, on_result=lambda push_id, _: told.append(push_id)) as pusher:
+        begun = [pusher.begin(client="c1", text="x", id=f"m{n}") for n in range(3)]
+        begun[1].cancel()
+        await pusher.flush()
+        assert begun[0].done() and begun[2].done() and told == ["m0", "m1", "m2"]
+        with pytest.raises(MalformedMessage):
+            pusher.begin(client="", text="x")
+    with pytest.raises(RuntimeError, match="closed"):
+        pusher.begin(client="c1", text="x")
+
+
 async def test_a_full_queue_and_one_that_is_away_are_exceptions(valkey: Valkey, streams: StreamsBackend) -> None:
     async with Pusher(valkey.url, queue=QueueLayout(partitions=1, max_messages=5)) as pusher:
         results = await pusher.push_many([Push(client="c", text="x") for _ in range(8)])

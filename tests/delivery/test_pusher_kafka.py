@@ -13,8 +13,9 @@ from tests.kafka.fixtures import Kafka
 from tests.queue.kafka_backend import KafkaBackend, read_all
 from tests.support import eventually
 from zpush.delivery.pusher import Counts, Push, Pusher, QueueLayout
-from zpush.errors import MalformedMessage, QueueUnavailable
+from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable
 from zpush.protocol.message import Priority
+from zpush.queue.entry import MAX_PAYLOAD_BYTES
 
 
 def written(bootstrap: str, prefix: str, priority: Priority = Priority.NORMAL) -> dict[str, list[str]]:
@@ -44,6 +45,50 @@ async def test_pushes_of_every_kind_become_records(kafka: Kafka) -> None:
     assert all(headers["id"].decode() == ids[1] and headers["expires"] for _, headers in by_value['{"b":1}'])
     assert by_value["c"] == [("u1", {"id": b"mine", "type": b"text", "target": b"user:u1"})]
     assert by_value["d"] == [("", {"id": ids[3].encode(), "type": b"text", "target": b"all"})]
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_what_is_begun_has_its_turn_at_the_call(kafka: Kafka, started: bool) -> None:
+    """Before what is called after it, in whatever form, and with nothing awaited between them."""
+    KafkaBackend(kafka, kafka.prefix)
+    pusher = Pusher(kafka.url, queue=QueueLayout(prefix=kafka.prefix))
+    if started:
+        await pusher.push(client="c0", text="starts it")
+    begun = [
+        pusher.begin(client="c1", text="1"),
+        pusher.begin(clients=["c1"], text="2"),
+        asyncio.ensure_future(pusher.push_many([Push(client="c1", text="later")] * 500)),
+        pusher.begin(client="c1", text="3"),
+    ]
+    await asyncio.sleep(0)  # the batch hands over its first slice
+    begun.append(pusher.begin(client="c1", text="4"))
+    await pusher.push(client="c1", text="5")
+    await asyncio.gather(*begun)
+    await pusher.close()
+    expected = ["1", "2", "3", *["later"] * 500, "4", "5"]
+    assert written(kafka.bootstrap, kafka.prefix)["c1"] == expected
+    assert pusher.counts == Counts(taken=505 + started, refused=0)
+
+
+async def test_what_is_begun_is_flushed_counted_and_told(kafka: Kafka) -> None:
+    KafkaBackend(kafka, kafka.prefix)
+    told: dict[str, object] = {}
+    layout = QueueLayout(prefix=kafka.prefix, librdkafka={"queue.buffering.max.messages": "3", "linger.ms": "50"})
+    async with Pusher(kafka.url, queue=layout) as pusher:
+        begun = [pusher.begin(client="c1", text=str(n), id=f"m{n}") for n in range(5)]
+        begun[1].cancel()
+        await pusher.flush()
+        assert [each.done() for each in begun] == [True] * 5
+        results = await asyncio.gather(*begun, return_exceptions=True)
+        assert results[0] == "m0" and results[2] == "m2"
+        assert isinstance(results[1], asyncio.CancelledError)
+        assert isinstance(results[3], QueueFull) and isinstance(results[4], QueueFull)
+        assert pusher.counts == Counts(taken=3, refused=2)
+        with pytest.raises(MalformedMessage, match="at most"):
+            await pusher.push(client="c1", binary=bytes(MAX_PAYLOAD_BYTES + 1))
+    async with Pusher(kafka.url, queue=layout, on_result=told.__setitem__) as pusher:
+        assert await pusher.push(client="c1", text="x", id="m5") == "m5"
+    assert told == {"m5": "m5"}
 
 
 def test_from_several_threads_each_in_order(kafka: Kafka) -> None:

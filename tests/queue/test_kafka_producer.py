@@ -113,12 +113,12 @@ async def test_a_broker_that_says_nothing_is_an_error_after_a_while(on_own_kafka
 async def test_idle_connections_that_brokers_close_are_no_outage(make_broker: Callable[..., Broker]) -> None:
     backend = KafkaBackend(make_broker(settings={"connections.max.idle.ms": "1000"}), "zpush")
     producer = await backend.producer()
-    link = producer._sender._link
+    link = producer._sender.link
     for connected in (False, True, False, True):
 
         def closed_or_opened(connected: bool = connected) -> bool:
             assert producer.up
-            return link._connected is connected
+            return link.connected is connected
 
         await eventually(closed_or_opened)
     assert await producer.publish([message("c1")]) == [None]

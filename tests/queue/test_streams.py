@@ -129,8 +129,8 @@ async def test_many_messages_are_taken_in_slices_and_in_order(
     evaluate = producer._store.eval
     with turns() as had:
         monkeypatch.setattr(producer._store, "eval", lambda *call: calls_in.add(had()) or evaluate(*call))
-        first = asyncio.create_task(producer.publish(many))
-        second = asyncio.create_task(producer.publish([message("c1", "2000")]))
+        first = producer.publish(many)
+        second = producer.publish([message("c1", "2000")])
         assert await first == [None] * 2000
         assert await second == [None]
     assert len(calls_in) >= 2000 // SLICE

@@ -15,11 +15,15 @@ class Usual(Generic[_Message]):
         client: int,
         kinds: Sequence[int],
         priorities: Mapping[str, int],
+        normal: int,
         min_ttl_s: float,
         max_ttl_s: float,
     ) -> None:
-        """client: the Target. kinds: text, binary, JSON. priorities: by label; all of one type."""
+        """client: the Target. kinds: text, binary, JSON. priorities: by label; normal: where none is given."""
 
     def __call__(self, push: object) -> _Message | None:
         """To one client, of plain ASCII, not direct. None for any other form, also where it is a push, and for what is
         wrong. What check_message_id raises."""
+
+    def of(self, fields: dict[str, Any]) -> _Message | None:
+        """The same of a Push's fields, where the others have their defaults."""

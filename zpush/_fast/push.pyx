@@ -8,6 +8,8 @@ import os
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
@@ -38,25 +40,47 @@ os.register_at_fork(after_in_child=_forget)
 
 @cython.final
 cdef class Usual:
-    cdef object message, encode, check_message_id, unset, client, text, binary, json
+    cdef object message, encode, check_message_id, unset, client, text, binary, json, normal
     cdef type priority
     cdef dict priorities
     cdef double min_ttl_s, max_ttl_s
 
-    def __init__(self, message, encode, check_message_id, unset, client, kinds, priorities, min_ttl_s, max_ttl_s):
+    def __init__(self, message, encode, check_message_id, unset, client, kinds, priorities, normal, min_ttl_s, max_ttl_s):
         self.message, self.encode, self.check_message_id, self.unset = message, encode, check_message_id, unset
         self.client = client
         self.text, self.binary, self.json = kinds
-        self.priorities = priorities
-        self.priority = type(next(iter(priorities.values())))
+        self.priorities, self.normal = priorities, normal
+        self.priority = type(normal)
         self.min_ttl_s, self.max_ttl_s = min_ttl_s, max_ttl_s
 
     def __call__(self, push):
-        cdef int64_t queued_ms = now_ms(), expires_ms = 0
-        client, priority, ttl_s, message_id = push.client, push.priority, push.ttl, push.id
-        if not is_plain_id(client) or push.clients is not None or push.user is not None or push.all is not False:
+        if push.clients is not None or push.user is not None or push.all is not False:
             return None
         if push.direct is not False or push.wait_ack is not None or push.secure_token is not None:
+            return None
+        return self.made(push.client, push.text, push.binary, push.data, push.priority, push.ttl, push.id)
+
+    def of(self, dict fields not None):
+        cdef Py_ssize_t known = 0
+        client = self.field(fields, "client", None, &known)
+        text = self.field(fields, "text", None, &known)
+        binary = self.field(fields, "binary", None, &known)
+        data = self.field(fields, "data", self.unset, &known)
+        priority = self.field(fields, "priority", self.normal, &known)
+        ttl_s = self.field(fields, "ttl", None, &known)
+        message_id = self.field(fields, "id", None, &known)
+        return self.made(client, text, binary, data, priority, ttl_s, message_id) if known == len(fields) else None
+
+    cdef inline object field(self, dict fields, str name, default, Py_ssize_t *known):
+        cdef PyObject *found = PyDict_GetItem(fields, name)
+        if found == NULL:
+            return default
+        known[0] += 1
+        return <object>found
+
+    cdef made(self, client, text, binary, data, priority, ttl_s, message_id):
+        cdef int64_t queued_ms = now_ms(), expires_ms = 0
+        if not is_plain_id(client):
             return None
         if type(priority) is not self.priority:
             priority = self.priorities.get(priority) if PyUnicode_CheckExact(priority) else None
@@ -66,15 +90,14 @@ cdef class Usual:
             if type(ttl_s) is not float and type(ttl_s) is not int or not self.min_ttl_s <= ttl_s <= self.max_ttl_s:
                 return None
             expires_ms = queued_ms + <int64_t>(<double>ttl_s * 1000)
-        kind, payload = self.payload(push)
+        kind, payload = self.payload(text, binary, data)
         if payload is None:
             return None
         message_id = new_id(queued_ms) if message_id is None else self.check_message_id(message_id)
         return self.message(message_id, client, payload, kind, self.client, priority, expires_ms, queued_ms)
 
-    cdef inline tuple payload(self, push):
+    cdef inline tuple payload(self, text, binary, data):
         """Its kind and bytes; (None, None) where there is not exactly one, or one of an unusual type."""
-        text, binary, data = push.text, push.binary, push.data
         if (text is not None) + (binary is not None) + (data is not self.unset) != 1:
             return None, None
         try:

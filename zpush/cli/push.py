@@ -16,7 +16,7 @@ from zpush.cli.common import DONE, NOT_DELIVERED, duration
 from zpush.errors import MalformedMessage
 
 if TYPE_CHECKING:
-    from zpush.delivery.pusher import Fields, Result
+    from zpush.delivery.pushes import Fields, Result
 
 MAX_DATA_BYTES = 16 * 1024 * 1024  # the API's own bound is lower; this one is for what would never end
 

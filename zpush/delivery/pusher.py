@@ -5,6 +5,8 @@ need. push() returns when the push is taken (its id) or, with direct=True, when 
 not taken is an exception, never silence. After one, push again with the same id: a receiver
 drops doubles by it. Several pushes to one client arrive in the order of their calls.
 
+begin() is push() for who goes on meanwhile: its turn is the call, not the await.
+
 flush() waits for all that was begun, close() for ten seconds at most: what is not taken by then is told so.
 
 The same class works without asyncio: the methods named *_sync run on a loop in a thread of the Pusher's
@@ -14,48 +16,25 @@ own, and may be called from any thread.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, TypeVar, Unpack, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import msgspec
 
 from zpush.delivery.push import Push
 from zpush.delivery.push_queue import QueueSender
-from zpush.errors import MalformedMessage
-from zpush.protocol.message import Outcome, Priority
-from zpush.queue.open import open_producer
+from zpush.delivery.pushes import Counts, Fields, OnResult, Outcomes, PushesOfLoop, Result, Sender, result_of
+from zpush.queue.open import is_kafka, open_producer
 
 if TYPE_CHECKING:
     from zpush.config.settings import Kafka
 
-__all__ = ["Push", "Pusher"]
+__all__ = ["Counts", "Push", "Pusher", "QueueLayout"]
 
-Outcomes = Outcome | dict[str, Outcome] | dict[Outcome, int]
-Result = str | Outcomes
-OnResult = Callable[[str, Result | Exception], None]
 _CLOSED = "this Pusher is closed"
-CLOSE_S = 10.0
 _T = TypeVar("_T")
-_P = TypeVar("_P")
-
-
-class Fields(TypedDict, total=False):
-    """Exactly one of client, clients, user and all; exactly one of data, text and binary. See Push."""
-
-    client: str
-    clients: Sequence[str]
-    user: str
-    all: bool
-    data: Any
-    text: str
-    binary: bytes
-    priority: str | Priority
-    ttl: float | None
-    id: str | None
-    wait_ack: float | None
-    secure_token: str | None
 
 
 class QueueLayout(msgspec.Struct, frozen=True):
@@ -78,137 +57,16 @@ class QueueLayout(msgspec.Struct, frozen=True):
         return f"QueueLayout({self.prefix!r}, {self.partitions}, {self.max_messages}, {list(self.librdkafka)})"
 
 
-class _Sender(Protocol[_P]):
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    def prepare(self, push: Push) -> _P:
-        """What send() takes; MalformedMessage."""
-        ...
-
-    def send(self, pushes: Sequence[_P]) -> Awaitable[list[Any]]:
-        """Per push: its result, an exception, or None: taken, and there is no more to say than its id."""
-        ...
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """Pushes that were sent, by what came back: a result, or an exception."""
-
-    taken: int
-    refused: int
-
-
-class _OnLoop:
-    """The pushes of one event loop."""
-
-    def __init__(self, sender: _Sender[Any], on_result: OnResult | None) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self.prepare = sender.prepare
-        self.taken = 0
-        self.refused = 0
-        self._sender = sender
-        self._on_result = on_result
-        self._started: asyncio.Task[None] | None = None
-        self._line = asyncio.Lock()  # until it has started; fair, so that pushes go on in the order of their calls
-        self._in_line = 0
-        self._is_started = False
-        self._under_way = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-
-    def is_running_here(self) -> bool:
-        """As asyncio.get_running_loop() would say, which asks the system for the process's id each time."""
-        return self.loop.is_running() and self._thread == threading.get_ident()
-
-    async def start(self) -> None:
-        self._in_line += 1
-        try:
-            async with self._line:
-                if self._started is None:
-                    self._started = asyncio.create_task(self._sender.start())
-                if not self._started.done():
-                    await asyncio.shield(self._started)
-                self._started.result()  # every push is told what keeps it from starting, and not just the first
-        finally:
-            self._in_line -= 1
-        self._is_started = not self._in_line
-
-    async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
-        sound: list[Any] = []
-        malformed: list[tuple[int, MalformedMessage]] = []
-        for place, push in enumerate(pushes):
-            try:
-                sound.append(self.prepare(push))
-            except MalformedMessage as e:
-                malformed.append((place, e))
-        results = await self.send(sound)
-        for place, error in malformed:
-            results.insert(place, error)
-        return results
-
-    async def send(self, pushes: Sequence[Any]) -> list[Any]:
-        """pushes: what prepare() has made. Per push: its result or an exception."""
-        if not self._under_way:
-            self._quiet.clear()
-        self._under_way += 1
-        try:
-            if not self._is_started:
-                await self.start()
-            results = await self._sender.send(pushes)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
-        self._judge(pushes, results)
-        return results
-
-    def _judge(self, pushes: Sequence[Any], results: list[Any]) -> None:
-        """Counts and tells them. A None becomes the push's id."""
-        refused = 0
-        for place, result in enumerate(results):
-            if result is None:
-                results[place] = pushes[place].id
-            elif isinstance(result, Exception):
-                refused += 1
-        self.refused += refused
-        self.taken += len(results) - refused
-        if self._on_result is not None:
-            for push, result in zip(pushes, results, strict=True):
-                self._on_result(push.id, result)
-
-    async def flush(self, timeout_s: float | None = None) -> None:
-        async with asyncio.timeout(timeout_s):
-            await self._quiet.wait()
-
-    async def close(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await self.flush(CLOSE_S)
-        if self._started is not None:
-            await asyncio.wait({self._started})
-            if self._started.exception() is None:
-                await self._sender.stop()
-
-
-def _result(results: list[Any]) -> Result:
-    """Of a single push."""
-    result: Result | Exception = results[0]
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
 class _Background:
     """An event loop in a daemon thread, for callers that have none."""
 
-    def __init__(self, open_sender: Callable[[], _Sender[Any]], on_result: OnResult | None) -> None:
+    def __init__(self, open_sender: Callable[[], Sender[Any]], on_result: OnResult | None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="zpush-pusher", daemon=True)
         self._thread.start()
 
-        async def open_there() -> _OnLoop:
-            return _OnLoop(open_sender(), on_result)
+        async def open_there() -> PushesOfLoop:
+            return PushesOfLoop(open_sender(), on_result)
 
         self.pushes = self.run(open_there())
 
@@ -237,9 +95,9 @@ class Pusher:
         self._api_key = api_key
         self._queue = queue or QueueLayout()
         self._on_result = on_result
-        self._ours: _OnLoop | None = None  # on the caller's loop
+        self._ours: PushesOfLoop | None = None  # on the caller's loop
         self._background: _Background | None = None
-        self._in_the_background: _OnLoop | None = None  # its pushes; kept, as counts outlive the thread
+        self._in_the_background: PushesOfLoop | None = None  # its pushes; kept, as counts outlive the thread
         self._lock = threading.Lock()  # the *_sync methods may be called from any thread
         self._closed = False
         self._open_sender()  # a wrong URL is found here, not at the first push; nothing is connected yet
@@ -260,7 +118,23 @@ class Pusher:
         RegistryUnavailable, Unauthorized.
         """
         ours = self._on_this_loop()
-        return _result(await ours.send([ours.prepare(Push(direct=direct, **fields))]))
+        begun = None if direct else ours.begin_usual(fields)
+        if begun is not None:
+            return await begun
+        return result_of(await ours.send([ours.prepare(Push(direct=direct, **fields))]))
+
+    @overload
+    def begin(self, *, direct: Literal[False] = ..., **fields: Unpack[Fields]) -> asyncio.Future[str]: ...
+
+    @overload
+    def begin(self, *, direct: Literal[True], **fields: Unpack[Fields]) -> asyncio.Future[Outcomes]: ...
+
+    def begin(self, *, direct: bool = False, **fields: Unpack[Fields]) -> asyncio.Future[Any]:
+        """push(), begun: it has its turn by when this returns. Awaiting the future gives what push() does.
+
+        MalformedMessage is raised at once, the other exceptions where it is awaited. Cancelling it takes nothing back.
+        """
+        return self._on_this_loop().begin(direct, fields)
 
     async def push_many(self, pushes: Iterable[Push]) -> list[Result | Exception]:
         """Several pushes in one batch: a result or an exception each, in order. One that fails spoils no other."""
@@ -278,7 +152,7 @@ class Pusher:
         await asyncio.to_thread(self.close_sync)
 
     async def __aenter__(self) -> Self:
-        await self._on_this_loop().start()
+        await asyncio.shield(self._on_this_loop().start())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -296,7 +170,7 @@ class Pusher:
         """push(), for programs without an event loop."""
         background = self._in_background()
         theirs = background.pushes
-        return _result(background.run(theirs.send([theirs.prepare(Push(direct=direct, **fields))])))
+        return result_of(background.run(theirs.send([theirs.prepare(Push(direct=direct, **fields))])))
 
     def push_many_sync(self, pushes: Iterable[Push]) -> list[Result | Exception]:
         """As push_many, without a loop."""
@@ -328,15 +202,16 @@ class Pusher:
     @property
     def counts(self) -> Counts:
         """Of all pushes that this Pusher has sent."""
-        both = [each for each in (self._ours, self._in_the_background) if each is not None]
+        both = [each.counts for each in (self._ours, self._in_the_background) if each is not None]
         return Counts(sum(each.taken for each in both), sum(each.refused for each in both))
 
-    def _on_this_loop(self) -> _OnLoop:
+    def _on_this_loop(self) -> PushesOfLoop:
+        """asyncio.get_running_loop() would ask the system for the process's id each time."""
         if self._closed:
             raise RuntimeError(_CLOSED)
         if self._ours is None:
-            self._ours = _OnLoop(self._open_sender(), self._on_result)
-        elif not self._ours.is_running_here():
+            self._ours = PushesOfLoop(self._open_sender(), self._on_result)
+        elif not self._ours.loop.is_running() or self._ours.thread != get_ident():
             raise RuntimeError("this Pusher belongs to another event loop: make one per loop, or use push_sync")
         return self._ours
 
@@ -349,15 +224,14 @@ class Pusher:
                 self._in_the_background = self._background.pushes
             return self._background
 
-    def _open_sender(self) -> _Sender[Any]:
+    def _open_sender(self) -> Sender[Any]:
         """ConfigError where the URL is wrong."""
         if self._url.startswith(("http://", "https://")):
             from zpush.delivery.push_http import HttpSender
 
             return HttpSender(self._url, self._api_key)
-        producer = open_producer(self._queue, self._url)
-        if self._url.startswith("kafka://"):
-            from zpush.delivery.usual_push import usual_message
+        if is_kafka(self._url):
+            from zpush.delivery.usual_push import kafka_sender
 
-            return QueueSender(producer, usual_message)
-        return QueueSender(producer, lambda _: None)
+            return kafka_sender(self._queue, self._url)
+        return QueueSender(open_producer(self._queue, self._url), lambda _: None)

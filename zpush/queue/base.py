@@ -51,7 +51,10 @@ class Producer(Protocol):
     async def stop(self) -> None: ...
 
     def publish(self, messages: Sequence[Message]) -> Awaitable[list[Exception | None]]:
-        """Per message: None (taken, as durable as the back end is), QueueFull, QueueUnavailable or MalformedMessage."""
+        """Per message: None (taken, as durable as the back end is), QueueFull, QueueUnavailable or MalformedMessage.
+
+        They have their turn from the call on, awaited or not.
+        """
         ...
 
 

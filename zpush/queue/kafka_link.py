@@ -51,7 +51,7 @@ class _Statistics(msgspec.Struct):
 
 
 class Link:
-    """up: brokers answer, and nothing else is wrong. on_verdict: called in the polling thread when that changes.
+    """up: brokers answer, and nothing else is wrong. on_verdict: called by who polls, when that changes.
 
     It is called for the first error too, so that who waits for the first connection need not wait for its timeout.
     """
@@ -61,7 +61,7 @@ class Link:
         self._name = name
         self._on_verdict = on_verdict
         self._decode = msgspec.json.Decoder(_Statistics).decode
-        self._connected = False
+        self.connected = False  # to a broker, at this moment
         self._down_since_s = -inf
         self._trouble = ""  # what no connection shows
         self._reason = ""  # the last failed connection's
@@ -79,7 +79,7 @@ class Link:
     @property
     def away(self) -> bool:
         """No broker is connected, and not just for a moment."""
-        return not self._connected and time.monotonic() - self._down_since_s >= AWAY_AFTER_S
+        return not self.connected and time.monotonic() - self._down_since_s >= AWAY_AFTER_S
 
     def callbacks(self) -> dict[str, Any]:
         """For the client's configuration."""
@@ -106,15 +106,15 @@ class Link:
     def _on_error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._reason = error.str()
-        elif self._connected:
-            self._connected, self._down_since_s = False, time.monotonic()
-        self._judge(is_certain=not self._connected)
+        elif self.connected:
+            self.connected, self._down_since_s = False, time.monotonic()
+        self._judge(is_certain=not self.connected)
 
     def _on_statistics(self, text: str) -> None:
         statistics = self._decode(text)
         is_there = any(broker.state == CONNECTED for broker in statistics.brokers.values())
         if is_there and (statistics.cgrp is None or statistics.cgrp.state == IN_GROUP):
-            self._connected, self._reason = True, ""
+            self.connected, self._reason = True, ""
         self._judge()
 
     def _judge(self, *, is_certain: bool = False) -> None:

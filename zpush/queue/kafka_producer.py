@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaError
-from confluent_kafka import Message as KafkaRecord
-
-from zpush._fast.reports import Report, Reports
+from zpush._fast.reports import ReportOf, Reports, Singles, Turn
 from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable
 from zpush.protocol.message import Message, Priority
 from zpush.queue import kafka_names
@@ -24,7 +21,7 @@ from zpush.queue.entry import MAX_PAYLOAD_BYTES
 from zpush.queue.kafka_config import client_config
 from zpush.queue.kafka_lag import LagReader
 from zpush.queue.kafka_record import headers_of
-from zpush.queue.kafka_sender import Sender, error_of
+from zpush.queue.kafka_sender import Sender
 
 if TYPE_CHECKING:
     from zpush.queue.open import QueueSettings
@@ -35,51 +32,42 @@ SLICE = 200  # messages that are handed over in one turn of the loop
 
 
 class _Call(Reports):
-    """One publish() under way: a result per message, and a future for when all are known.
+    """One publish() under way: a result per message, and a future for when all are known."""
 
-    Whoever sees last that no report is missing, the sender's thread or the loop when it has handed over the last
-    message, ends the call; both may.
-    """
+    __slots__ = ("_produce", "_sent", "done", "handed_over", "messages", "results")
 
-    __slots__ = ("_sender", "_sent", "done", "handed_over", "messages", "results")
-
-    def __init__(self, messages: Sequence[Message], done: asyncio.Future[Results], sender: Sender) -> None:
+    def __init__(self, _: Turn, messages: Sequence[Message], done: asyncio.Future[Results], sender: Sender) -> None:
         self.messages = messages
         self.results: Results = [None] * len(messages)
         self.handed_over = 0
         self.done = done
-        self._sender = sender
+        self._produce = sender.produce
         self._sent = 0
 
-    def failed(self, index: int, error: KafkaError, record: KafkaRecord) -> None:
-        """In the sender's thread."""
-        self.results[index] = error_of(error, record.topic() or "")
+    def failed(self, index: int, error: Exception) -> None:
+        self.results[index] = error
 
     def complete(self) -> None:
-        """In the sender's thread."""
-        self._sender.tell(self.end)
-
-    def end(self) -> None:
         if not self.done.done():
             self.done.set_result(self.results)
 
     def hand_over(self, topics: Sequence[str], room: int) -> int:
         """Up to so many messages. How many it were."""
-        produce = self._sender.produce
+        produce = self._produce
         begin, end = self.handed_over, min(len(self.messages), self.handed_over + room)
         for index in range(begin, end):
             message = self.messages[index]
             try:
                 if len(message.payload) > MAX_PAYLOAD_BYTES:
                     raise _too_large(message)
-                topic, report = topics[message.priority], Report(self, index)
+                topic, report = topics[message.priority], ReportOf(self, index)
                 produce(topic, message.payload, message.key, headers_of(message), report)
                 self._sent += 1
             except (QueueFull, QueueUnavailable, MalformedMessage) as e:
                 self.results[index] = e
         self.handed_over = end
         if end == len(self.messages) and self.expect(self._sent):
-            self.end()
+            self.complete()
         return end - begin
 
 
@@ -123,10 +111,14 @@ class KafkaProducer:
         if self._sender.away:
             done.set_result([QueueUnavailable(f"Kafka is away: {self._sender.reason}") for _ in messages])
             return done
-        self._calls.append(_Call(messages, done, self._sender))
+        self._calls.append(_Call(self._sender.turn, messages, done, self._sender))
         if len(self._calls) == 1:
             self._hand_over()
         return done
+
+    def singles(self, message_of: Callable[[dict[str, Any]], Message | None]) -> Singles:
+        """The short way of messages that come alone, in turn with all others."""
+        return Singles(self._sender, self._calls, self._topics, message_of, headers_of, MAX_PAYLOAD_BYTES)
 
     def _hand_over(self) -> None:
         """One slice; whatever is left has its turn later, before what comes meanwhile."""

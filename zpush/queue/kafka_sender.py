@@ -1,11 +1,15 @@
-"""One librdkafka producer and the thread that polls it: records go in on the loop, reports come out on the loop.
+"""One librdkafka producer: records go in on the loop, and reports come out on it.
 
-Rules. send() only puts a record into librdkafka's queue, which is bounded; what became of it is told once, on the loop,
-and all that one poll() brought is told with one wake-up. Who has many records uses produce(), counts the reports in the
-polling thread and has the loop told once (kafka_producer.py). The producer is idempotent and waits for all replicas, so
-a client's records keep their order and are written once, whatever was sent again on the way. librdkafka rides out a
-broker that changes or restarts; what is not confirmed within delivery.timeout.ms is an error. Some errors are fatal to
-a producer, such as a missing right to write: then it is made anew until that is mended.
+Rules. send() only puts a record into librdkafka's queue, which is bounded; what became of it is told once. The loop
+itself asks for reports, each millisecond while something is under way: confluent-kafka takes the interpreter lock anew
+for each report, and a thread that asked would contend for it with the loop every time. A poll serves a thousand reports
+at most, a millisecond or two; the rest has the next turn. Who has many records counts their reports in C
+(kafka_producer.py).
+
+The producer is idempotent and waits for all replicas, so a client's records keep their order and are written once,
+whatever was sent again on the way. librdkafka rides out a broker that changes or restarts; what is not confirmed within
+delivery.timeout.ms is an error. Some errors are fatal to a producer, such as a missing right to write: then it is made
+anew until that is mended.
 
 The partitioner is the one of Java's client (murmur2). librdkafka's own default, which other senders in C, Python, Go
 and .NET have, puts a key elsewhere: such a sender sets `partitioner=murmur2_random`, or order holds only among its own.
@@ -14,18 +18,15 @@ and .NET have, puts a key elsewhere: such a sender sets `partitioner=murmur2_ran
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaRecord
 
+from zpush._fast.reports import Enough, Report, Turn
 from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable
 from zpush.queue import kafka_names
 from zpush.queue.kafka_config import opened
@@ -34,12 +35,14 @@ from zpush.queue.kafka_record import Headers
 
 PENDING_MESSAGES = 100_000
 PENDING_BYTES = 64 << 20
-POLL_S = 0.1
+POLL_S = 0.001  # while something is under way
+REST_S = 0.1  # otherwise: errors and statistics come unasked
+MAX_FIRST_POLL_S = 0.005  # after rest; nothing is confirmed before it has lingered
+REPORTS_A_POLL = 1000
 START_S = 2.0
 FLUSH_S = 5.0
 AGAIN_S = 1.0  # after a fatal error
 WELL_AFTER_S = 3.0  # without another one
-NEWS_A_TURN = 2000  # about a millisecond
 DEFAULTS: Mapping[str, Any] = {
     "queue.buffering.max.messages": PENDING_MESSAGES,
     "queue.buffering.max.kbytes": PENDING_BYTES >> 10,
@@ -56,7 +59,8 @@ MUSTS: Mapping[str, Any] = {"enable.idempotence": True, "acks": "all", "partitio
 
 _FULL = f"{PENDING_MESSAGES} messages or {PENDING_BYTES >> 20} MiB wait for Kafka already"
 
-Settle = Callable[[int, Exception | None], None]
+PARTITIONER, NOW = -1, 0  # produce()'s defaults; it takes names for its arguments, but 0.4 µs longer
+_Index = TypeVar("_Index")
 OnDelivery = Callable[[KafkaError | None, KafkaRecord], None]
 
 
@@ -65,36 +69,39 @@ class Sender:
 
     def __init__(self, name: str, config: Mapping[str, Any]) -> None:
         """config: what client_config gives. name: for the log."""
-        self._link = Link(name, self._on_verdict)
-        self._config = {**DEFAULTS, **config, **MUSTS, **self._link.callbacks()}
-        self._news: deque[Callable[[], None]] = deque()  # what the loop is to be told
-        self._waking = False  # the loop is told already
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name=name, daemon=True)
-        self._verdict: asyncio.Event
+        self._verdict = asyncio.Event()
+        self.link = Link(name, self._verdict.set)
+        self._config = {**DEFAULTS, **config, **MUSTS, **self.link.callbacks()}
+        self.turn = Turn(_error_of_report)
+        self._next_poll: asyncio.TimerHandle | None = None  # None until it is opened
+        self._rests = False  # nothing is under way
+        self._linger_s = MAX_FIRST_POLL_S
+        self._renewal: asyncio.Task[None] | None = None
+        self._failed_s = -inf
+        self._stopping = False
         self.loop: asyncio.AbstractEventLoop
         self._producer: Producer
 
     @property
     def up(self) -> bool:
-        return self._link.up
+        return self.link.up
 
     @property
     def reason(self) -> str:
         """Why it is not up; "" where it is."""
-        return self._link.reason
+        return self.link.reason
 
     @property
     def away(self) -> bool:
         """Not just for a moment: what is sent now would only wait."""
-        return self._link.away
+        return self.link.away
 
     def open(self) -> None:
         """It connects by itself. ConfigError where librdkafka does not take its settings."""
         self.loop = asyncio.get_running_loop()
-        self._verdict = asyncio.Event()
         self._producer = opened(Producer, self._config)
-        self._thread.start()
+        self._linger_s = min(float(self._config["linger.ms"]) / 1000, MAX_FIRST_POLL_S)
+        self._poll_in(REST_S)
 
     async def start(self) -> None:
         """Opens it, and returns when it is connected or has failed to."""
@@ -107,93 +114,84 @@ class Sender:
 
     async def stop(self) -> None:
         """Waits 5 s for what is under way; what is left then is QueueUnavailable."""
-        if self._thread.ident is None:
+        if self._next_poll is None:
             return  # never opened
-        self._stopping.set()
-        await asyncio.to_thread(self._finish)
-        while self._news:
-            self._hear()
+        self._stopping = True
+        if self._renewal is not None:
+            await self._renewal
+        await self._reported()
+        if len(self._producer):
+            await self._give_up()
+        self._next_poll.cancel()
 
     def send(
-        self, topic: str, value: bytes | None, key: bytes | str | None, headers: Headers, settle: Settle, index: int
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | str | None,
+        headers: Headers,
+        settle: Callable[[_Index, Exception | None], None],
+        index: _Index,
     ) -> None:
         """settle(index, error or None) is called later. Raises QueueFull, MalformedMessage, QueueUnavailable."""
-        self.produce(topic, value, key, headers, partial(self._report, settle, index))
+        self.produce(topic, value, key, headers, Report(self.turn, settle, index))
 
     def produce(
-        self, topic: str, value: bytes | None, key: bytes | str | None, headers: Headers, on_delivery: OnDelivery
+        self, topic: str, value: bytes | None, key: bytes | str | None, headers: Headers, report: OnDelivery
     ) -> None:
-        """The same, but on_delivery(error or None, record) is called in the polling thread."""
+        """The same, but report(error or None, record) is called, and has to count itself in `turn`."""
         try:
-            self._producer.produce(topic, value, key, headers=headers, on_delivery=on_delivery)
+            self._producer.produce(topic, value, key, PARTITIONER, report, None, NOW, headers)
         except BufferError:
             raise QueueFull(_FULL) from None
         except KafkaException as e:
             raise error_of(e.args[0], topic) from None
-
-    def tell(self, what: Callable[[], None]) -> None:
-        """In the polling thread, from on_delivery: what() is called on the loop."""
-        self._news.append(what)
-
-    # In the thread
+        if self._rests:
+            self._poll_in(self._linger_s)
 
     def _poll(self) -> None:
-        failed_s = -inf
-        while not self._stopping.is_set():
-            try:
-                self._producer.poll(POLL_S)
-            except KafkaException as e:
-                failed_s = time.monotonic()
-                self._link.trouble(e.args[0].str())
-                self._begin_anew()
-            self._wake()
-            if self._link.troubled and time.monotonic() - failed_s > WELL_AFTER_S:
-                self._link.well()
-
-    def _begin_anew(self) -> None:
-        """What the old producer had is given up."""
-        self._give_up(self._producer)
-        if not self._stopping.wait(AGAIN_S):
-            self._producer = opened(Producer, self._config)
-
-    def _give_up(self, producer: Producer) -> None:
-        with contextlib.suppress(KafkaException):  # a fatal error once more
-            producer.purge()
-            producer.flush(FLUSH_S)
-
-    def _wake(self) -> None:
-        if self._news and not self._waking:
-            self._waking = True
-            self._call(self._hear)
-
-    def _report(self, settle: Settle, index: int, error: KafkaError | None, record: KafkaRecord) -> None:
-        self.tell(partial(settle, index, None if error is None else error_of(error, record.topic() or "")))
-
-    def _on_verdict(self) -> None:
-        self._call(self._verdict.set)
-
-    def _call(self, what: Callable[[], None]) -> None:
+        pause_s = POLL_S
+        self.turn.begin(REPORTS_A_POLL)
         try:
-            self.loop.call_soon_threadsafe(what)
-        except RuntimeError:  # the loop is closed: nobody waits for anything any more
-            self._stopping.set()
+            self._producer.poll(0)
+        except Enough:
+            pause_s = 0
+        except KafkaException as e:
+            self._fatal(e.args[0].str())
+        finally:
+            self._poll_in(pause_s if len(self._producer) else REST_S)
+        if self.link.troubled and time.monotonic() - self._failed_s > WELL_AFTER_S:
+            self.link.well()
 
-    def _finish(self) -> None:
-        self._thread.join()
-        with contextlib.suppress(KafkaException):
-            if not self._producer.flush(FLUSH_S):
-                return
-        self._give_up(self._producer)
+    def _poll_in(self, pause_s: float) -> None:
+        if self._next_poll is not None:
+            self._next_poll.cancel()
+        self._rests = pause_s == REST_S
+        self._next_poll = self.loop.call_later(pause_s, self._poll)
 
-    # On the loop
+    def _fatal(self, reason: str) -> None:
+        self._failed_s = time.monotonic()
+        self.link.trouble(reason)
+        if self._renewal is None and not self._stopping:
+            self._renewal = self.loop.create_task(self._begin_anew())
 
-    def _hear(self) -> None:
-        self._waking = False
-        for _ in range(min(len(self._news), NEWS_A_TURN)):
-            self._news.popleft()()
-        if self._news and not self._stopping.is_set():
-            self._waking = True
-            self.loop.call_soon(self._hear)
+    async def _begin_anew(self) -> None:
+        await self._give_up()
+        await asyncio.sleep(AGAIN_S)
+        old, self._producer = [self._producer], opened(Producer, self._config)
+        await asyncio.to_thread(old.clear)  # which waits for librdkafka's threads
+        self._renewal = None
+
+    async def _give_up(self) -> None:
+        """What is under way."""
+        self._producer.purge(blocking=False)
+        await self._reported()
+
+    async def _reported(self) -> None:
+        """Returns when nothing is under way any more, or after 5 s."""
+        deadline_s = time.monotonic() + FLUSH_S
+        while len(self._producer) and time.monotonic() < deadline_s:
+            await asyncio.sleep(POLL_S)
 
 
 _REFUSED = frozenset(
@@ -213,3 +211,7 @@ def error_of(error: KafkaError, topic: str) -> Exception:
     if code in _PURGED:
         return QueueUnavailable("given up before Kafka confirmed it")
     return QueueUnavailable(f"Kafka did not confirm it: {error.str()}")
+
+
+def _error_of_report(error: KafkaError, record: KafkaRecord) -> Exception:
+    return error_of(error, record.topic() or "")

@@ -48,7 +48,7 @@ class _Call:
 
     __slots__ = ("begun", "done", "left", "messages", "results")
 
-    def __init__(self, messages: Sequence[Message], done: asyncio.Future[None]) -> None:
+    def __init__(self, messages: Sequence[Message], done: asyncio.Future[list[Exception | None]]) -> None:
         self.messages = messages
         self.results: list[Exception | None] = [None] * len(messages)
         self.begun = 0
@@ -59,7 +59,7 @@ class _Call:
         self.results[index] = error
         self.left -= 1
         if self.left == 0 and not self.done.done():
-            self.done.set_result(None)
+            self.done.set_result(self.results)
 
 
 class _Batch:
@@ -118,17 +118,17 @@ class StreamProducer:
     async def lag(self) -> dict[Priority, Lag]:
         return await self._lag.read()
 
-    async def publish(self, messages: Sequence[Message]) -> list[Exception | None]:
+    def publish(self, messages: Sequence[Message]) -> asyncio.Future[list[Exception | None]]:
         """Per message: None, QueueFull, QueueUnavailable, or MalformedMessage (too large)."""
-        if not messages:
-            return []
         loop = asyncio.get_running_loop()
         call = _Call(messages, loop.create_future())
+        if not messages:
+            call.done.set_result([])
+            return call.done
         if not self._calls:
             loop.call_soon(self._flush)
         self._calls.append(call)
-        await call.done
-        return call.results
+        return call.done
 
     def _flush(self) -> None:
         """One slice; whatever is left has its turn later, before what comes meanwhile."""
