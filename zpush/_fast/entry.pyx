@@ -109,7 +109,7 @@ cdef inline str ascii_id(bytes text):
     if not 0 < size <= MAX_ID_BYTES:
         return None
     for i in range(size):  # to the end in any case: so compilers take many bytes at a time
-        bad |= data[i] < c" " or data[i] > c"~"
+        bad |= <uint8_t>(data[i] - c" ") > c"~" - c" "
     if bad:
         return None
     return PyUnicode_DecodeASCII(<const char *>data, size, NULL)

@@ -26,6 +26,9 @@ class Lease:
 def keys_of(prefix: str, client_ids: Iterable[str]) -> list[str]:
     """The prefix and each client id."""
 
+def nodes_of(leases: Iterable[object]) -> tuple[set[str], bool]:
+    """The node ids of those that are leases, and whether all are."""
+
 def read(client_id: str, value: bytes) -> Lease | None:
     """Of `1 <epoch> <node id> <user id>`; None for any other form, also where it is a lease:
 

@@ -62,6 +62,19 @@ def keys_of(str prefix not None, client_ids):
     return found
 
 
+def nodes_of(leases):
+    cdef set found = set()
+    cdef str last = None
+    cdef bint all_there = True
+    for lease in leases:
+        if type(lease) is not Lease:
+            all_there = False
+        elif (<Lease>lease).node_id is not last:
+            last = (<Lease>lease).node_id
+            found.add(last)
+    return found, all_there
+
+
 def read(str client_id not None, bytes value not None):
     cdef parts_t parts
     if not take_apart(value, &parts):

@@ -99,6 +99,9 @@ class Lines:
     def rest(self, line: Line) -> None:
         """A step is over: the line goes on if more came meanwhile, and is gone if it is empty."""
 
+def asked(lines: list[Line]) -> tuple[list[str], bool]:
+    """Whose leases are to be looked up, and whether one of the lines has failed before."""
+
 def by_owner(
     lines: list[Line], leases: Sequence[object]
 ) -> tuple[dict[tuple[str, Any], list[Line]], list[Line], list[Line]]:

@@ -147,6 +147,16 @@ cdef class Lines:
         rest(self, line)
 
 
+def asked(list lines not None):
+    cdef list client_ids = []
+    cdef bint again = False
+    cdef Line line
+    for line in lines:
+        client_ids.append(line.client_id)
+        again |= line.tries > 0
+    return client_ids, again
+
+
 def by_owner(list lines not None, list leases not None):
     cdef dict owned = {}
     cdef list missed = [], unknown = [], group = None

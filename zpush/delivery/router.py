@@ -19,7 +19,7 @@ from math import inf
 from operator import attrgetter
 
 from zpush._fast.job import Job
-from zpush._fast.lines import Line, Lines, by_owner
+from zpush._fast.lines import Line, Lines, asked, by_owner
 from zpush.delivery.base import Local
 from zpush.delivery.batch import BATCHES, NOT_HERE, PENDING
 from zpush.delivery.parking import Lot
@@ -227,8 +227,8 @@ class Router:
     async def _find(self, lines: list[Line]) -> None:
         """Looks lines up and sends each to its owner."""
         try:
-            again = any(line.tries for line in lines)
-            leases = await self._where.look_up([line.client_id for line in lines], fresh=again)
+            client_ids, again = asked(lines)
+            leases = await self._where.look_up(client_ids, fresh=again)
         except RegistryUnavailable:
             self._park(lines, blind=True)
             return

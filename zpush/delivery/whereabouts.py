@@ -8,9 +8,10 @@ not within a node TTL of this process's own reconnect. Every question to the reg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
+from zpush._fast.lease import nodes_of
 from zpush.delivery.live_nodes import REFRESH_S, LiveNodes
 from zpush.errors import RegistryUnavailable
 from zpush.registry.base import Lease, Node, Registry, Stored
@@ -142,15 +143,14 @@ class Whereabouts:
         if not self.certain:
             raise RegistryUnavailable("leases may be missing: workers write them again, or will soon")
 
-    async def _learn(self, leases: Collection[Stored]) -> None:
+    async def _learn(self, leases: Iterable[Stored]) -> None:
         """What has to be known of these leases. A node announces itself before it holds any."""
-        node_ids = [lease.node_id for lease in leases if isinstance(lease, Lease)]
-        missed = len(node_ids) < len(leases)
-        unknown = {node_id for node_id in set(node_ids) if self._live.get(node_id) is None}
+        node_ids, all_there = nodes_of(leases)
+        unknown = {node_id for node_id in node_ids if self._live.get(node_id) is None}
         try:
             if unknown:
                 await self._live.find(unknown)
-            if missed or unknown or self._loop.time() - self._whole_s >= REFRESH_S:
+            if not all_there or unknown or self._loop.time() - self._whole_s >= REFRESH_S:
                 began_s = self._loop.time()
                 self._whole = await self._registry.whole()
                 self._whole_s = began_s
