@@ -1,7 +1,8 @@
 """What the push library adds to confluent-kafka's produce().
 
-The floor has any number of messages under way and awaits none before the next. Who awaits each, a thousand at once,
-waits for the linger and the broker besides; so does bare produce() with no more than that under way, which is told too.
+Like is compared with like. Bare produce() has any number of messages under way and awaits none before the next, as have
+batches and pushes that are begun and awaited together. Who awaits each push, a thousand at once, waits for the linger
+and the broker besides: so does bare produce() with no more than that under way.
 """
 
 from __future__ import annotations
@@ -27,18 +28,24 @@ CLIENTS = 10_000
 ROUNDS = 5
 BATCH_TARGET = 1 / 0.8
 SINGLE_TARGET = 1 / 0.6
-TARGETS = (BATCH_TARGET, SINGLE_TARGET, SINGLE_TARGET, None)
+BARE, BARE_AT_ONCE = "bare", "bare, 1,000 at once"
+JUDGED: dict[str, tuple[str, float | None]] = {  # what each is compared with, and its target
+    "in batches of 1,000": (BARE, BATCH_TARGET),
+    "one by one, awaited together": (BARE, SINGLE_TARGET),
+    "one by one, 1,000 at once": (BARE_AT_ONCE, SINGLE_TARGET),
+    BARE_AT_ONCE: (BARE, None),
+}
 
 
 def produce(progress: Progress) -> Iterator[Figure]:
     """Time per message through Pusher, acknowledged by the broker; floor: bare produce() with headers and callback"""
     with kafka() as it:
         ways: dict[str, Callable[[Kafka], float]] = {
-            "bare": _bare,
+            BARE: _bare,
             "in batches of 1,000": _batches,
             "one by one, awaited together": _begun,
             "one by one, 1,000 at once": _singles,
-            "bare, 1,000 at once": partial(_bare, at_once=AT_ONCE),
+            BARE_AT_ONCE: partial(_bare, at_once=AT_ONCE),
         }
         rounds: dict[str, list[float]] = {name: [] for name in ways}
         for way in ways.values():
@@ -46,8 +53,8 @@ def produce(progress: Progress) -> Iterator[Figure]:
         for _ in progress.rounds(ROUNDS):
             for name, way in ways.items():
                 rounds[name].append(way(it) / COUNT * 1e6)
-    floors = rounds.pop("bare")
-    for (name, ours), target in zip(rounds.items(), TARGETS, strict=True):
+    for name, (bare, target) in JUDGED.items():
+        ours, floors = rounds[name], rounds[bare]
         ratio = median(a / b for a, b in zip(ours, floors, strict=True))
         yield Figure(
             name, median(ours), "µs", floor=median(floors), ratio=ratio, target=target, of_ratio=True, rounds=ours
