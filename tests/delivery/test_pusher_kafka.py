@@ -110,6 +110,22 @@ def test_from_several_threads_each_in_order(kafka: Kafka) -> None:
     assert not {t.name for t in threading.enumerate()} & {"zpush-pusher", "zpush-producer"}
 
 
+async def test_what_librdkafka_refuses_is_counted_by_whichever_way_it_came(kafka: Kafka) -> None:
+    KafkaBackend(kafka, kafka.prefix)
+    layout = QueueLayout(prefix=kafka.prefix, librdkafka={"message.max.bytes": "2000"})
+    async with Pusher(kafka.url, queue=layout) as pusher:
+        await pusher.push(client="c1", text="small")
+        large = "x" * 5000
+        for refused in (
+            pusher.push(client="c1", text=large),
+            pusher.push(clients=["c1"], text=large),
+            pusher.begin(client="c1", text=large),
+        ):
+            with pytest.raises(MalformedMessage, match="does not take the record"):
+                await refused
+    assert pusher.counts == Counts(taken=1, refused=3)
+
+
 async def test_a_broker_that_goes_away_is_an_exception_and_close_ends(broker: Broker) -> None:
     KafkaBackend(broker, "zpush")
     pusher = Pusher(broker.url)

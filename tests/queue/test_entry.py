@@ -15,7 +15,7 @@ from zpush.errors import MalformedMessage
 from zpush.protocol.close import REPLACED, close_event_id
 from zpush.protocol.message import Kind, Message, Priority, Target
 from zpush.queue.entry import MAX_PAYLOAD_BYTES, from_fields, to_fields
-from zpush.queue.partition import read_message
+from zpush.queue.partition import Partition, read_message
 
 IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
 MESSAGES = st.builds(
@@ -139,3 +139,10 @@ def test_a_streams_ids_are_read(text: bytes, numbers: tuple[int, int]) -> None:
 def test_what_is_no_id_is_an_error(text: bytes) -> None:
     with pytest.raises(ValueError, match="not a stream's id"):
         position(text)
+
+
+def test_an_id_beyond_any_time_is_read_all_the_same() -> None:
+    partition = Partition(Priority.LOW, 0, "zpush.low.0", "reader.1", b"0-0", 0.0)
+    fields = [b"id", b"m1", b"key", b"c1", b"payload", b"x", b"type", b"text"]
+    partition.received([(b"18446744073709551615-1", fields), (b"18446744073709551615-2", fields[2:6])])
+    assert [record.message.key for record in partition.buffer] == ["c1", "c1"]

@@ -99,6 +99,15 @@ def test_nothing_is_handed_out_before_it_is_announced() -> None:
     assert len(hand_out(partition, range(LEAST_AHEAD, 10**6))) == 4 * LEAST_AHEAD, "four times what it was since"
 
 
+def test_an_announcement_is_asked_for_when_half_of_the_least_is_left() -> None:
+    partition = partition_at(None, 10**6)
+    announced(partition)
+    hand_out(partition, range(LEAST_AHEAD // 2))
+    assert not partition.needs_announcement
+    hand_out(partition, [LEAST_AHEAD // 2])
+    assert partition.needs_announcement
+
+
 def test_a_gap_wider_than_what_is_announced_is_crossed() -> None:
     partition = partition_at(None, 10**6)
     announced(partition)

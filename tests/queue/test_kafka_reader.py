@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaRecord
 
+from tests.support import eventually
 from zpush.protocol.message import Priority
 from zpush.queue.kafka_note import Note
 from zpush.queue.kafka_partition import Tenure
@@ -125,6 +128,83 @@ async def test_a_commit_that_a_rebalance_has_overtaken_is_not_made(how: str, las
     assert world.handle.committed == last
     await asyncio.to_thread(world.poller._commit)
     assert world.handle.committed == [*last, (1, 0)]
+
+
+async def test_what_was_used_up_during_a_commit_is_announced_by_the_next_one_at_once() -> None:
+    reader = Reader(NORMAL, TOPIC, TOPIC, "zpush.dead", CONFIG, 2000, 1.0, lambda *_: None, lambda *_: None, bool)
+    commits = reader._poller._commits
+    reader.assigned([Tenure((TOPIC, number), 0, Note(0), 10**6) for number in (0, 1)])
+    reader.answered(True)
+    for number in (0, 1):
+        records: list[Any] = [Raw(number, n) for n in range(600)]
+        reader.arrived(records)
+        assert len(reader.take(600)) == 600
+    assert [[commit.key[1] for commit in some] for some in commits] == [[0, 1], [0]], "one is under way at most"
+    reader.answered(True)
+    assert [[commit.key[1] for commit in some] for some in commits] == [[0, 1], [0], [1]]
+
+
+class ThrownOut:
+    """A consumer with records without end, whose group throws it out: commits fail, and poll() tells why."""
+
+    def __init__(self) -> None:
+        self.offset = self.refused = 0
+        self.is_out = self.has_told = False
+
+    def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Callable[[Any, Any], None]) -> None:
+        self._on_lost = on_lost
+
+    def poll(self, timeout_s: float) -> Raw | None:
+        if self.is_out:
+            if not self.has_told:
+                self.has_told = True
+                self._on_lost(self, [Place(0)])
+            time.sleep(timeout_s)
+            return None
+        self.offset += 1
+        return Raw(0, self.offset - 1)
+
+    def consume(self, count: int, timeout_s: float) -> list[Raw]:
+        if self.is_out:
+            return []
+        self.offset += count
+        return [Raw(0, n) for n in range(self.offset - count, self.offset)]
+
+    def commit(self, offsets: Any, asynchronous: bool) -> list[Any]:
+        if self.is_out:
+            self.refused += 1
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+        return []
+
+    def assignment(self) -> list[Any]:
+        return []
+
+    def pause(self, partitions: Any) -> None: ...
+
+    def resume(self, partitions: Any) -> None: ...
+
+    def incremental_unassign(self, partitions: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+async def test_a_reader_whose_commits_fail_asks_its_consumer_why() -> None:
+    """It was stopped for long, beside a backlog: it may hand out nothing, so nothing makes room for records."""
+    reader = Reader(NORMAL, TOPIC, TOPIC, "zpush.dead", CONFIG, 1000, 1.0, lambda *_: None, lambda *_: None, bool)
+    poller, handle = reader._poller, ThrownOut()
+    poller._loop = asyncio.get_running_loop()
+    poller._consumer = handle  # type: ignore[assignment]
+    poller._held.add((TOPIC, 0))
+    reader.assigned([Tenure((TOPIC, 0), 0, Note(0), 10**6)])
+    poller._thread.start()
+    await eventually(lambda: reader.take(100))
+    await eventually(lambda: len(reader._buffer) > 500, "it is full")
+    handle.is_out = True
+    reader._alive_s -= 10
+    await eventually(lambda: reader.take(100) == [] and handle.has_told)
+    assert handle.refused <= 2, "what failed waits for the next tick"
+    await eventually(lambda: not reader.partitions)
+    await reader.stop()
 
 
 def written(offset: int, key: bytes | None = b"c1", headers: list[Any] | None = None, topic: str = TOPIC) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from tests.queue.kafka_backend import KafkaBackend
 from tests.queue.test_kafka import topic
 from tests.support import eventually
+from zpush.errors import QueueUnavailable
 from zpush.queue import kafka_sender
 from zpush.queue.kafka_config import client_config
 from zpush.queue.kafka_sender import Sender
@@ -66,6 +67,13 @@ async def test_at_the_end_all_are_told_however_many_there_are(
         sender.send(topic(on_kafka), b"x", "c1", [], turns.see, index)
     await sender.stop()
     assert len(turns.seen) == COUNT
+
+
+async def test_a_stopped_sender_takes_no_more(on_kafka: KafkaBackend) -> None:
+    sender = await open_sender(on_kafka)
+    await sender.stop()
+    with pytest.raises(QueueUnavailable, match="stopped"):
+        sender.send(topic(on_kafka), b"x", "c1", [], lambda *_: None, 0)
 
 
 async def test_one_that_raises_keeps_no_other_from_being_told(on_kafka: KafkaBackend) -> None:

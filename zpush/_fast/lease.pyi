@@ -1,6 +1,6 @@
 """Leases, and how their texts are read, for registry/."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 _Other = TypeVar("_Other")
@@ -36,9 +36,9 @@ def read(client_id: str, value: bytes) -> Lease | None:
     """
 
 def read_all(
-    client_ids: Iterable[str], values: list[Any], otherwise: Callable[[str, Any], _Other]
+    client_ids: Sequence[str], values: list[Any], otherwise: Callable[[str, Any], _Other]
 ) -> list[Lease | _Other | None]:
     """The lease of each value of the usual form, None of None, else otherwise().
 
-    otherwise gets client id and value. There are as many values as client ids.
+    otherwise gets client id and value. ValueError where there are not as many values as client ids.
     """

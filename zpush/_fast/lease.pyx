@@ -93,6 +93,8 @@ def read_all(client_ids, list values not None, otherwise):
     cdef Py_ssize_t known_size = 0, at = 0
     cdef str node = "", client_id
     cdef list found = []
+    if len(values) != len(client_ids):
+        raise ValueError(f"{len(values)} values of {len(client_ids)} leases")
     for client_id in client_ids:
         value = values[at]
         at += 1

@@ -11,7 +11,7 @@ before anything has happened, and that one says what is wrong.
 
 cimport cython
 
-from zpush.errors import Unavailable
+from zpush.errors import MalformedMessage, Unavailable
 
 
 class Enough(Exception):
@@ -116,7 +116,7 @@ cdef class Singles:
             self.sender.produce(
                 self.topics[message.priority], message.payload, message.key, self.headers_of(message), report
             )
-        except Unavailable:
+        except (MalformedMessage, Unavailable):
             return None
         if self.under_way == 0:
             self.on_begun()

@@ -114,7 +114,7 @@ class PushesOfLoop:
             if started.cancelled():
                 place.cancel()
             elif self._obstacle is None:
-                place.set_result(self._sender.send(pushes))
+                place.set_result(asyncio.ensure_future(self._sender.send(pushes)))  # also for who has given it up
             else:
                 place.set_exception(self._obstacle)
         self._line.clear()
@@ -131,9 +131,10 @@ class PushesOfLoop:
         if usual is not None:
             return usual
         pushes = [self.prepare(Push(direct=direct, **fields))]
+        sent = asyncio.ensure_future(self._hand_over(pushes))
         self._begun()
         done = self.loop.create_future()
-        asyncio.ensure_future(self._hand_over(pushes)).add_done_callback(partial(self._end, pushes, done))
+        sent.add_done_callback(partial(self._end, pushes, done))
         return done
 
     def _end(self, pushes: Sequence[Any], done: asyncio.Future[Any], sent: asyncio.Future[list[Any]]) -> None:

@@ -1,8 +1,9 @@
 """Whether Kafka is there, as librdkafka tells it: errors when they happen, and its statistics four times a second.
 
-Rules. An error says that all brokers are gone; that one is there again only the statistics say. Both come from the
-thread that polls the client, and what they lead to may be read from any. Kafka is not away because a connection broke a
-moment ago: brokers close idle ones, leaders move, and librdkafka connects again before anybody would notice.
+Rules. An error says that all brokers are gone; that one is there again only the statistics say. Both come where the
+client is polled, in a thread or on the loop, and what they lead to may be read from anywhere. Kafka is not away because
+a connection broke a moment ago: brokers close idle ones, leaders move, and librdkafka connects again before anybody
+would notice.
 """
 
 from __future__ import annotations

@@ -191,8 +191,8 @@ class Reader:
             for partition, commit in committing:
                 partition.committed(commit)
             self._changed()
-        if any(partition.needs_announcement for partition in self._held.values()):
-            self._commit()  # what was used up meanwhile: with the next tick it would be half a second late
+            if any(partition.needs_announcement for partition in self._held.values()):
+                self._commit()  # what was used up meanwhile: with the next tick it would be half a second late
 
     def _check_clock(self) -> None:
         now_s = time.monotonic()

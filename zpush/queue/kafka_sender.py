@@ -101,7 +101,7 @@ class Sender:
         self.loop = asyncio.get_running_loop()
         self._producer = opened(Producer, self._config)
         self._linger_s = min(float(self._config["linger.ms"]) / 1000, MAX_FIRST_POLL_S)
-        self._poll_in(REST_S)
+        self._poll_in(POLL_S)
 
     async def start(self) -> None:
         """Opens it, and returns when it is connected or has failed to."""
@@ -118,7 +118,7 @@ class Sender:
             return  # never opened
         self._stopping = True
         if self._renewal is not None:
-            await self._renewal
+            self._renewal.cancel()
         await self._reported()
         if len(self._producer):
             await self._give_up()
@@ -140,6 +140,8 @@ class Sender:
         self, topic: str, value: bytes | None, key: bytes | str | None, headers: Headers, report: OnDelivery
     ) -> None:
         """The same, but report(error or None, record) is called, and has to count itself in `turn`."""
+        if self._stopping:
+            raise QueueUnavailable("this sender has been stopped")
         try:
             self._producer.produce(topic, value, key, PARTITIONER, report, None, NOW, headers)
         except BufferError:
@@ -159,7 +161,7 @@ class Sender:
         except KafkaException as e:
             self._fatal(e.args[0].str())
         finally:
-            self._poll_in(pause_s if len(self._producer) else REST_S)
+            self._poll_in(pause_s if len(self._producer) or not self._verdict.is_set() else REST_S)
         if self.link.troubled and time.monotonic() - self._failed_s > WELL_AFTER_S:
             self.link.well()
 
@@ -176,11 +178,13 @@ class Sender:
             self._renewal = self.loop.create_task(self._begin_anew())
 
     async def _begin_anew(self) -> None:
-        await self._give_up()
-        await asyncio.sleep(AGAIN_S)
-        old, self._producer = [self._producer], opened(Producer, self._config)
-        await asyncio.to_thread(old.clear)  # which waits for librdkafka's threads
-        self._renewal = None
+        try:
+            await self._give_up()
+            await asyncio.sleep(AGAIN_S)
+            old, self._producer = [self._producer], opened(Producer, self._config)
+            await asyncio.to_thread(old.clear)  # which waits for librdkafka's threads
+        finally:
+            self._renewal = None
 
     async def _give_up(self) -> None:
         """What is under way."""

@@ -93,7 +93,7 @@ class Partition:
                 self.finished.append(position)
                 continue
             try:
-                message = read_message(fields, self.priority, at[0], self.stream, position)
+                message = read_message(fields, self.priority, min(at[0], _LAST_MS), self.stream, position)
             except MalformedMessage as e:
                 self.dead.append(Dead(position, fields, e.reason, redelivered))
             else:
@@ -149,5 +149,6 @@ def read_message(fields: Sequence[bytes], priority: Priority, queued_ms: int, st
     return Message(message_id, client_id, payload, _KINDS[kind], _CLIENT, priority, expires_ms, queued_ms)
 
 
+_LAST_MS = 2**62  # whoever writes an entry may give it any id up to 2^64
 _KINDS = {int(kind): kind for kind in Kind}
 _CLIENT = Target.CLIENT
