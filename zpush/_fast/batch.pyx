@@ -50,7 +50,6 @@ cdef class Batches:
             batch.entries.append(entry_of(self, job))
         return batch
 
-
     def conclude(self, jobs, bytes outcomes not None, str node_id not None):
         cdef const unsigned char *said = <const unsigned char *>PyBytes_AS_STRING(outcomes)
         cdef Py_ssize_t index = 0

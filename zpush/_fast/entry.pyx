@@ -17,7 +17,6 @@ cdef enum:
     JSON = 3
 
 
-
 def read(fields):
     cdef list given
     if type(fields) is not list:

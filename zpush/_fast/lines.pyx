@@ -74,6 +74,7 @@ cdef class Lines:
     def waiting(self):
         return any(self.ready)
 
+    @cython.boundscheck(True)
     def get(self, int rank, str client_id):
         return (<dict>self.of_clients[rank]).get(client_id)
 

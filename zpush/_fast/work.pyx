@@ -98,11 +98,12 @@ cdef class UnderWay:
     def __len__(self):
         return sum(map(len, self.works))
 
+    @cython.boundscheck(True)
     def count(self, int priority):
         return len(self.works[priority])
 
     def payload_bytes(self, int priority):
-        return self.bytes_of[priority]
+        return self.bytes_of[priority] if 0 <= priority < PRIORITIES else 0
 
     def begin(self, records, int64_t max_age_ms):
         cdef int64_t at_ms = now_ms()
@@ -127,6 +128,7 @@ cdef class UnderWay:
                 records.append(work.record)
         return records
 
+    @cython.boundscheck(True)
     def lose(self, int priority, int64_t partition):
         cdef list lost = []
         cdef Work work
