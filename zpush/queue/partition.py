@@ -88,12 +88,13 @@ class Partition:
         """Entries in order. Those that cannot be read go to `dead`, those that are gone to `finished`."""
         for position, fields in entries:
             at = numbers(position)
+            queued_ms = at[0] if at[0] < _LAST_MS else _LAST_MS
             redelivered = at <= self.mark
             if fields is None:
                 self.finished.append(position)
                 continue
             try:
-                message = read_message(fields, self.priority, min(at[0], _LAST_MS), self.stream, position)
+                message = read_message(fields, self.priority, queued_ms, self.stream, position)
             except MalformedMessage as e:
                 self.dead.append(Dead(position, fields, e.reason, redelivered))
             else:
