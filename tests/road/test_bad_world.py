@@ -161,6 +161,8 @@ async def test_a_full_disk_refuses_and_recovers(serve: Serve, spread: Spread, co
         outcomes = [await direct_or_503(api, device) for device in devices]
         assert sorted(outcomes) == ["delivered", "registry_unavailable"], "only who is connected to the asked worker"
         resource.prlimit(valkey, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        # Of a client that came meanwhile nobody knows before its lease is written: docs/registry.md, "takes no writes".
+        await eventually(lambda: api.holds("late"), "its lease is written")
         for device in (late, *devices):
             await eventually(lambda device=device: queued(api, device.client_id), "the queue takes messages again")
         for device in devices:
