@@ -111,16 +111,12 @@ cdef class Batch:
         self.lines.append(line)
         return True
 
-    def wait(self, index, Line line not None, Job job not None):
-        self.hold(index, line, job)
-
-    cdef int hold(self, index, Line line, Job job) except -1:
+    cpdef wait(self, index, Line line, Job job):
         line.owner = self.node_id
         if line.pending is None:
             line.pending = {}
         line.pending[job] = None
         self.waiting[index] = line, job
-        return 0
 
     def answered(self, bytes outcomes not None):
         cdef const unsigned char *said = <const unsigned char *>PyBytes_AS_STRING(outcomes)
@@ -138,7 +134,7 @@ cdef class Batch:
                 if said[index] == self.how.not_here:
                     not_here = [job] if not_here is None else [*not_here, job]
                 elif said[index] == self.how.pending:
-                    self.hold(index, line, job)
+                    self.wait(index, line, job)
                 else:
                     job.conclude(outcome_of(self.how, said[index]), self.node_id)
                 index += 1

@@ -3,8 +3,7 @@
 Rules. Who has it routed says in a subclass what its outcome means: in Python by settle(), in C by conclude().
 """
 
-cdef enum:
-    PRIORITIES = 3
+from zpush._fast.priority cimport rank_of
 
 
 cdef class Job:
@@ -20,9 +19,7 @@ cdef class Job:
         self.whole, self.client_id = message, client_id
         self.id, self.payload, self.kind, self.token = message.id, message.payload, message.kind, message.secure_token
         self.ack_wait_ms, self.expires_ms, self.queued_ms = message.ack_wait_ms, message.expires_ms, message.queued_ms
-        self.priority = message.priority
-        if not 0 <= self.priority < PRIORITIES:
-            raise ValueError(f"no priority {self.priority}")
+        self.priority = rank_of(message.priority)
         return 0
 
     cdef int conclude(self, outcome, str node_id) except -1:

@@ -7,8 +7,9 @@ asks what is in them: the message is made when anybody else does.
 cimport cython
 from libc.stdint cimport int64_t
 
+from zpush._fast.priority cimport PRIORITIES, rank_of
+
 cdef enum:
-    PRIORITIES = 3
     CLIENT = 0                   # protocol.message.Target
 
 
@@ -31,9 +32,7 @@ cdef class Record:
     cdef int stand_at(self, priority, int64_t partition, position, bint redelivered, bint copied) except -1:
         self.priority, self.partition, self.position = priority, partition, position
         self.redelivered, self.copied = redelivered, copied
-        self.rank = priority
-        if not 0 <= self.rank < PRIORITIES:
-            raise ValueError(f"no priority {self.rank}")
+        self.rank = rank_of(priority)
         return 0
 
     cdef int about(self, message) except -1:

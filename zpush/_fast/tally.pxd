@@ -2,8 +2,9 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from zpush._fast.priority cimport PRIORITIES
+
 cdef enum:
-    PRIORITIES = 3
     OUTCOMES = 32                # protocol.message.Outcome is below
     BUCKETS = 16                 # the last is "inf"
 
@@ -24,4 +25,5 @@ cdef class Outcomes:
     cdef uint32_t apart
 
     cdef columns_t *add(self, uint32_t priority, bint redelivered, uint32_t outcome, uint64_t amount) except NULL
+    cpdef count_all(self, uint32_t priority, bint redelivered, counts)
     cpdef settle(self, uint32_t priority, bint redelivered, uint32_t outcome, int64_t queued_ms)

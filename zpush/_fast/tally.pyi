@@ -20,5 +20,8 @@ class Outcomes:
     def count(self, priority: int, redelivered: bool, outcome: int, amount: int = 1) -> None:
         """ValueError where the outcome has no column."""
 
+    def count_all(self, priority: int, redelivered: bool, counts: Mapping[int, int]) -> None:
+        """An `all`, by outcome: {Outcome: connections}. ValueError as above."""
+
     def settle(self, priority: int, redelivered: bool, outcome: int, queued_ms: int) -> None:
         """One, with the time since queued_ms (Unix). ValueError as above."""

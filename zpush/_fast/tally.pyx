@@ -6,6 +6,7 @@ is killed. Memoryview items from Python cost a microsecond a message.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from zpush._fast.priority cimport PRIORITIES
 from zpush._fast.sys cimport now_ms
 
 cdef enum:
@@ -45,6 +46,10 @@ cdef class Outcomes:
 
     def count(self, uint32_t priority, bint redelivered, uint32_t outcome, uint64_t amount=1):
         self.add(priority, redelivered, outcome, amount)
+
+    cpdef count_all(self, uint32_t priority, bint redelivered, counts):
+        for outcome, number in counts.items():
+            self.add(priority, redelivered, outcome, number)
 
     cpdef settle(self, uint32_t priority, bint redelivered, uint32_t outcome, int64_t queued_ms):
         cdef columns_t *columns = self.add(priority, redelivered, outcome, 1)

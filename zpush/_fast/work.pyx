@@ -8,12 +8,10 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from zpush._fast.job cimport Job
+from zpush._fast.priority cimport PRIORITIES
 from zpush._fast.record cimport Record
 from zpush._fast.sys cimport now_ms
 from zpush._fast.tally cimport Outcomes
-
-cdef enum:
-    PRIORITIES = 3
 
 
 @cython.final
@@ -44,8 +42,7 @@ cdef class Work(Job):
         if self.record.copied and under_way.offline in counts:  # it found nobody
             conclude(self, under_way.offline, "", "")
             return
-        for outcome, number in counts.items():
-            under_way.outcomes.count(self.priority, self.record.redelivered, outcome, number)
+        under_way.outcomes.count_all(self.priority, self.record.redelivered, counts)
         if under_way.receipts is None:
             self.release()
         else:

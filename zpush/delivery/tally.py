@@ -16,7 +16,10 @@ from zpush.scoreboard import COUNTED_OUTCOMES, DELIVERY_BUCKETS_S, INDEX, Row
 
 
 class Tally:
-    """outcomes: those of queued messages. count(priority, redelivered, outcome, amount): any others."""
+    """outcomes: those of queued messages. count(priority, redelivered, outcome, amount): any others.
+
+    broadcast(priority, redelivered, counts): an `all`, {Outcome: connections}.
+    """
 
     def __init__(self, row: Row) -> None:
         self._cells = row.cells
@@ -37,11 +40,7 @@ class Tally:
             Outcome.ELSEWHERE,
         )
         self.count = self.outcomes.count
-
-    def broadcast(self, priority: Priority, redelivered: bool, counts: dict[int, int]) -> None:
-        """An `all`, by outcome: {Outcome: connections}."""
-        for outcome, number in counts.items():
-            self.count(priority, redelivered, outcome, number)
+        self.broadcast = self.outcomes.count_all
 
     def dead(self, priority: Priority, redelivered: bool) -> None:
         """A record that could not be read: rejected, and kept among the dead letters."""
