@@ -124,5 +124,5 @@ def test_what_ended_after_its_partition_was_lost_is_nobodys() -> None:
     work, under_way = begun(record, Tally(Scoreboard().rows[1]))
     assert (len(under_way), under_way.count(NORMAL), under_way.payload_bytes(NORMAL)) == (1, 1, 5)
     assert under_way.lose(NORMAL, 4) == [] and under_way.lose(NORMAL, 3) == [work]
-    work.settle(Outcome.DELIVERED)
+    work.settle(Outcome.DELIVERED, "")
     assert under_way.collect() == [] and (len(under_way), under_way.payload_bytes(NORMAL)) == (0, 0)

@@ -207,7 +207,7 @@ async def test_another_regions_message_needs_none(told: Told) -> None:
     await told.line.start()
     record = Record(message("a"), NORMAL, 0, b"1-1")
     work, under_way = begun(record, Tally(told.line.row), told.line.receipts)
-    work.settle(Outcome.ELSEWHERE)
+    work.settle(Outcome.ELSEWHERE, "")
     assert under_way.collect() == [record]
     await told.written(0)
 

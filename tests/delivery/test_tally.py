@@ -55,7 +55,7 @@ def test_a_copy_for_a_client_of_another_region_stands_outside_the_sums() -> None
         for outcome in (Outcome.OFFLINE, Outcome.DELIVERED):
             record = Record(message, HIGH, 0, 0, copied=copied)
             work, under_way = begun(record, tally)
-            work.settle(outcome)
+            work.settle(outcome, "")
             assert under_way.collect() == [record]
     assert row.get("messages_elsewhere_high") == 1
     assert row.get("messages_offline_high") == 1

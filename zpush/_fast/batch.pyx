@@ -58,7 +58,7 @@ cdef class Batches:
             raise ValueError(f"{len(outcomes)} outcomes for {len(jobs)} jobs")
         for job in jobs:
             if said[index] != self.not_here and said[index] != self.pending:
-                job.conclude(outcome_of(self, said[index]), node_id)
+                job.settle(outcome_of(self, said[index]), node_id)
             index += 1
 
 
@@ -136,7 +136,7 @@ cdef class Batch:
                 elif said[index] == self.how.pending:
                     self.wait(index, line, job)
                 else:
-                    job.conclude(outcome_of(self.how, said[index]), self.node_id)
+                    job.settle(outcome_of(self.how, said[index]), self.node_id)
                 index += 1
             if not_here is not None:
                 line.take_back(not_here)
@@ -155,7 +155,7 @@ cdef class Batch:
         for index, outcome in settled:
             line, job = self.waiting.pop(index)
             del line.pending[job]
-            job.conclude(outcome_of(self.how, outcome), self.node_id)
+            job.settle(outcome_of(self.how, outcome), self.node_id)
             if not line.pending:
                 self.steps.drained(line)
 

@@ -44,13 +44,10 @@ cdef class Copy(Job):
     cdef Copies request
     cdef readonly object outcome
 
-    cdef int conclude(self, outcome, str node_id) except -1:
+    cpdef settle(self, outcome, str node_id):
         self.outcome = outcome
         self.request.outcomes.add(self.priority, False, outcome, 1)
-        return one_less(self.request)
-
-    def settle(self, outcome, str node_id):
-        self.conclude(outcome, node_id)
+        one_less(self.request)
 
     def settle_unknown(self, outcome):
         one_less(self.request)

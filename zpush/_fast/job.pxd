@@ -20,5 +20,4 @@ cdef class Job:
     cdef int priority
 
     cdef int about(self, message, str client_id) except -1
-    # settle(), for who has it from C.
-    cdef int conclude(self, outcome, str node_id) except -1
+    cpdef settle(self, outcome, str node_id)

@@ -1,6 +1,6 @@
 """One message for one client, to be routed.
 
-Rules. Who has it routed says in a subclass what its outcome means: in Python by settle(), in C by conclude().
+Rules. Who has it routed says in a subclass, of Python or C, what its outcome means: settle().
 """
 
 from zpush._fast.priority cimport rank_of
@@ -22,11 +22,7 @@ cdef class Job:
         self.priority = rank_of(message.priority)
         return 0
 
-    cdef int conclude(self, outcome, str node_id) except -1:
-        self.settle(outcome, node_id)
-        return 0
-
-    def settle(self, outcome, str node_id):
+    cpdef settle(self, outcome, str node_id):
         raise NotImplementedError
 
     def settle_unknown(self, outcome):

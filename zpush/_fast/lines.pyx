@@ -88,10 +88,10 @@ cdef class Lines:
         cdef Job job
         for job in jobs:
             if 0 < job.expires_ms <= at_ms:
-                job.conclude(self.expired, "")
+                job.settle(self.expired, "")
                 continue
             if len(job.payload) > self.max_payload_bytes:
-                job.conclude(self.rejected, "")
+                job.settle(self.rejected, "")
                 continue
             self.last += 1
             job.order = self.last

@@ -25,7 +25,7 @@ class Work(Job):
     def share(self, client_id: str) -> Job:
         """For one client of several; it settles here."""
 
-    def settle(self, outcome: Any, node_id: str = "") -> None:
+    def settle(self, outcome: Any, node_id: str) -> None:
         """The outcome of its one client, or the only one of a message that found none."""
 
     def settle_all(self, counts: dict[int, int]) -> None:

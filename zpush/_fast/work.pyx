@@ -31,10 +31,7 @@ cdef class Work(Job):
         share.work = self
         return share
 
-    cdef int conclude(self, outcome, str node_id) except -1:
-        return conclude(self, outcome, node_id, self.client_id)
-
-    def settle(self, outcome, str node_id=""):
+    cpdef settle(self, outcome, str node_id):
         conclude(self, outcome, node_id, self.client_id)
 
     def settle_all(self, dict counts not None):
@@ -59,10 +56,7 @@ cdef class Work(Job):
 cdef class Share(Job):
     cdef Work work
 
-    cdef int conclude(self, outcome, str node_id) except -1:
-        return conclude(self.work, outcome, node_id, self.client_id)
-
-    def settle(self, outcome, str node_id):
+    cpdef settle(self, outcome, str node_id):
         conclude(self.work, outcome, node_id, self.client_id)
 
 

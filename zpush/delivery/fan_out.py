@@ -81,7 +81,7 @@ class FanOut:
         if known:
             work.release()
         else:
-            work.settle(Outcome.OFFLINE if sure else Outcome.EXPIRED)
+            work.settle(Outcome.OFFLINE if sure else Outcome.EXPIRED, "")
 
     async def _devices(self, user_id: str) -> tuple[list[str], bool]:
         """(client ids, whether none can be missing)."""
@@ -97,7 +97,7 @@ class FanOut:
             end_s = self._router.end_s(work.record.message)
             nodes = await self._live_nodes(end_s) if self._loop.time() < end_s else None
             if nodes is None:
-                work.settle(Outcome.EXPIRED)
+                work.settle(Outcome.EXPIRED, "")
                 return
             deadline_s = min(self._loop.time() + self.retry_s, end_s)
             counts = await asyncio.gather(*(self._broadcast_to(node, work, deadline_s) for node in nodes))
