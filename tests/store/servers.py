@@ -163,10 +163,16 @@ class ClockedServer(Server):
         self.set_clock(0)
 
     def set_clock(self, ahead_s: int) -> None:
-        """Of this machine's; at once. Its monotonic clock goes on."""
-        self._offset.write_text(f"{ahead_s:+d}s\n")
+        """Of this machine's, when it returns. Its monotonic clock goes on."""
+        whole = self._offset.with_suffix(".new")  # the server reads at any time, and must not find half a line
+        whole.write_text(f"{ahead_s:+d}s\n")
+        whole.replace(self._offset)
         if self.running:
-            assert abs(int(self.command("TIME")[0]) - time.time() - ahead_s) < 60, "libfaketime has no effect"
+
+            def follows() -> bool:
+                return abs(int(self.command("TIME")[0]) - time.time() - ahead_s) < 60
+
+            wait_until(follows, f"{self!r} is {ahead_s:+d} s ahead: its cached time follows, libfaketime has an effect")
 
     def _spawn(self, *arguments: str) -> None:
         faked = {
