@@ -3,8 +3,8 @@
  * Rules. Commands are lines on stdin, `verb name=value …`, each answered with one line of JSON on stdout; the end of
  * stdin is the end. Sources are 127.0.0.2 … 127.0.0.21, for 15,000 connects from one address halve the rate, and
  * connections are closed by RST. A command with a rate has a schedule: what is late is made up for, and the answer says
- * how late it got. Every answer has this process's own CPU time; where that was nearly all of the time that passed, the
- * client was the bottleneck, and the answer is an error instead of a figure.
+ * how late it got. Every answer has this process's own CPU time; where that was nearly all of the time in which it had
+ * a core, the client was the bottleneck, and the answer is an error instead of a figure.
  *
  *     open    to=HOST:PORT count=N [path=/ws?client= prefix=client- tokens=FILE receive_buffer=BYTES]
  *             [rate=PER_S | in_flight=N]             handshakes; samples are from connect to the answer's last byte
@@ -38,7 +38,7 @@
 
 enum { EVENTS = 512, MOST_WORDS = 24, MOST_STEPS = 64, IN_FLIGHT = 256, MOST_SAMPLES = 1 << 22 };
 #define ENDLESS UINT64_MAX
-static const double MOST_BUSY = 0.95;        /* share of the time that this process may have spent computing */
+static const double MOST_BUSY = 0.95;        /* share of the time with a core that this process may have computed */
 static const double JUDGED_S = 0.003;        /* shorter commands are not judged */
 static const uint64_t SLICE_NS = 1000000;    /* of a fast schedule; what is due within one goes at once: it saves sleeps */
 static const uint64_t FAST_PER_S = 5000;     /* slower ones are kept to the moment: there a sample is a latency */
@@ -221,10 +221,29 @@ static struct work plan_work(const char *verb) {
     return work;
 }
 
-static void report(const struct work *work, double elapsed_s, double cpu_s) {
-    if (work->done && cpu_s > MOST_BUSY * elapsed_s && elapsed_s > JUDGED_S && !argument("saturate", 0)) {
-        printf("{\"error\": \"the load process was the bottleneck: it computed for %.3f of %.3f s\"}\n", cpu_s,
-               elapsed_s);
+/* Seconds, of which only differences mean anything. */
+struct clocks {
+    double wall, cpu;
+    double waiting; /* able to run, but another process had the core: /proc/PID/schedstat */
+};
+
+static struct clocks read_clocks(void) {
+    struct timespec cpu;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    unsigned long long waiting_ns;
+    FILE *file = fopen("/proc/self/schedstat", "r");
+    if (!file || fscanf(file, "%*u %llu", &waiting_ns) != 1) fail("/proc/self/schedstat tells nothing");
+    fclose(file);
+    return (struct clocks){(double)now_ns() / 1e9, (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9,
+                           (double)waiting_ns / 1e9};
+}
+
+static void report(const struct work *work, struct clocks from, struct clocks to) {
+    double elapsed_s = to.wall - from.wall, cpu_s = to.cpu - from.cpu;
+    double with_core_s = elapsed_s - (to.waiting - from.waiting);
+    if (work->done && cpu_s > MOST_BUSY * with_core_s && elapsed_s > JUDGED_S && !argument("saturate", 0)) {
+        printf("{\"error\": \"the load process was the bottleneck: it computed for %.3f of the %.3f s "
+               "in which it had a core\"}\n", cpu_s, with_core_s);
         return;
     }
     if (totals.ended) {
@@ -240,12 +259,6 @@ static void report(const struct work *work, double elapsed_s, double cpu_s) {
            quantile_us(0.999), quantile_us(1));
 }
 
-static double cpu_now_s(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static void on_command(char *line) {
     word_count = 0;
     for (char *word = strtok(line, " \n"); word && word_count < MOST_WORDS; word = strtok(NULL, " \n"))
@@ -254,8 +267,7 @@ static void on_command(char *line) {
     totals = (struct totals){0};
     answers = (struct answers){0};
     sample_count = 0;
-    uint64_t start_ns = now_ns();
-    double start_cpu_s = cpu_now_s();
+    struct clocks from = read_clocks();
     struct work work = {0};
     if (!strcmp(words[0], "close")) {
         clients_close_all();
@@ -264,7 +276,7 @@ static void on_command(char *line) {
         run(&work);
         senders_close_all();
     }
-    report(&work, (double)(now_ns() - start_ns) / 1e9, cpu_now_s() - start_cpu_s);
+    report(&work, from, read_clocks());
 }
 
 int main(void) {

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.native import Floor, Load, floor, load
-from benchmarks.process import read
 from benchmarks.server import serving
 
 TRIES = 5
@@ -61,21 +60,17 @@ def test_reopens(bare: Floor, clients: Load) -> None:
 def test_gives_no_figure_that_is_its_own(bare: Floor, clients: Load) -> None:
     """What has come already can be read without ever waiting: the client is all that is measured.
 
-    A try in which it waited for a core says nothing, and on a busy machine there may be no other.
+    More than one try, for the time that a virtual machine's host takes is nobody's.
     """
     clients.ask("open", to=bare.address, count=1000, saturate=1)
     for _ in range(TRIES):
         bare.ask("broadcast", times=300, bytes=100)
-        before = read(clients.pid)
         try:
             clients.ask("receive", messages=300_000)
         except RuntimeError as e:
             assert "was the bottleneck" in str(e)
             return
-        after = read(clients.pid)
-        busy = after.waited_s - before.waited_s > 0.04 * (after.run_s - before.run_s)
-        assert busy, "it took the figure for the server's"
-    pytest.skip("no core was free for long enough")
+    pytest.fail("it took the figure for the server's")
 
 
 def test_lost_connections_are_no_result(bare: Floor, clients: Load) -> None:
