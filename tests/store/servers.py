@@ -93,6 +93,10 @@ class Server:
     def log(self) -> Path:
         return self.directory / "log"
 
+    def said(self, what: str) -> int:
+        """How often its log has this."""
+        return self.log.read_text().count(what)
+
     def wait_ready(self) -> None:
         try:
             wait_until(self.answers, f"{self!r} answers PING")

@@ -37,6 +37,7 @@ SLOTS = 16384
 NODE_TIMEOUT_MS = 30_000
 HEAL_WITHIN_MS = 2000
 INFO_PERIOD_MS = 200  # how often Sentinels look at a server; 10 s where nobody says otherwise
+TILT_TRIGGER_MS = 600_000  # of standing still after which a Sentinel does nothing for half a minute; 2 s likewise
 
 
 class Topology(ABC):
@@ -203,16 +204,13 @@ class Sentinels(Topology):
         self._disturbed = True
         replica = self.replica_of()
         sentinel = next(s for s in self.sentinels if s.running)
-        wait_until(lambda: _accepted(sentinel, "SENTINEL", "FAILOVER", SERVICE), "the Sentinel begins the failover")
-        self._wait_named(replica)
+        asked = Insistence(sentinel, "-failover-abort", "SENTINEL", "FAILOVER", SERVICE)
+        wait_until(lambda: asked() and self._all_name(replica), "all Sentinels name the new primary")
         return replica
 
-    def _wait_named(self, primary: Server) -> None:
-        def named() -> bool:
-            ports = {self._port_named_by(s) for s in self.sentinels if s.running}
-            return ports == {primary.port} and primary.info("role") == "master"
-
-        wait_until(named, "all Sentinels name the new primary")
+    def _all_name(self, primary: Server) -> bool:
+        ports = {self._port_named_by(s) for s in self.sentinels if s.running}
+        return ports == {primary.port} and primary.info("role") == "master"
 
     def detect_within(self, milliseconds: int) -> None:
         self._disturbed = True
@@ -224,7 +222,7 @@ class Sentinels(Topology):
         self._revive(self.servers)
         self._reconnect()
         for sentinel in self.sentinels:
-            sentinel.command("SENTINEL", "DEBUG", "info-period", INFO_PERIOD_MS)
+            sentinel.command("SENTINEL", "DEBUG", "info-period", INFO_PERIOD_MS, "tilt-trigger", TILT_TRIGGER_MS)
         self.detect_within(DOWN_AFTER_MS)
         primary, replica = self.primary_of(), self.replica_of()
         for sentinel in self.sentinels:
@@ -335,8 +333,8 @@ class Cluster(Topology):
         self._disturbed = True
         primary, replica = self.primary_of(key), self.replica_of(key)
         how = () if primary.running else ("TAKEOVER",)
-        wait_until(lambda: _accepted(replica, "CLUSTER", "FAILOVER", *how), "the replica begins the failover")
-        self._wait_all(lambda s: _named_by(s, key) == replica.port, "all nodes name the new primary")
+        asked = Insistence(replica, "Manual failover timed out", "CLUSTER", "FAILOVER", *how)
+        self._wait_all(lambda s: asked() and _named_by(s, key) == replica.port, "all nodes name the new primary")
         return replica
 
     def detect_within(self, milliseconds: int) -> None:
@@ -421,13 +419,24 @@ def _named_by(server: Server, key: str) -> int:
     return next((int(e[2][1]) for e in server.command("CLUSTER", "SLOTS") if e[0] <= slot <= e[1]), 0)
 
 
-def _accepted(server: Server, *command: str) -> bool:
-    """Whether it says OK; not yet where it answers with an error (no replica that is fit, another under way)."""
-    try:
-        server.command(*command)
-    except redis.ResponseError:
-        return False
-    return True
+class Insistence:
+    """A command that a server may refuse for now (no replica that is fit, another under way), or accept and give up
+    later, as its log says: on a busy machine its own clocks are too strict. Each call asks again, if need be."""
+
+    def __init__(self, server: Server, given_up: str, *command: str) -> None:
+        self._server, self._given_up, self._command = server, given_up, command
+        self._times = -1  # that it had given up when it accepted
+
+    def __call__(self) -> bool:
+        """Whether it has accepted it, and is at it or done."""
+        times = self._server.said(self._given_up)
+        if times > self._times:
+            try:
+                self._server.command(*self._command)
+            except redis.ResponseError:
+                return False
+            self._times = times
+        return True
 
 
 def _home(slot: int) -> int:
