@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import inspect
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -30,7 +31,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.01
 PATIENCE_S = 90.0  # for what is awaited: only a failure takes it, and that a machine is busy is none
-_PORTS = range(10_000, 32_000)  # below net.ipv4.ip_local_port_range, above what services use
+
+
+def _ports() -> range:
+    """Below net.ipv4.ip_local_port_range, above what services use. Of test runners side by side each has its part."""
+    first, last = 10_000, 32_000
+    runners = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return range(first, last)[number * (last - first) // runners : (number + 1) * (last - first) // runners]
+
+
+_PORTS = _ports()
 _next_port = itertools.count(os.getpid() * 613)
 
 _libc = ctypes.CDLL(None)
@@ -207,6 +218,13 @@ class Valkey:
     def stop(self) -> None:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def whole_lines(log: Path) -> list[dict[str, Any]]:
+    """What stands in a log of JSON lines so far. One that crosses a page may be read when half of it is written."""
+    if not log.exists():
+        return []
+    return [json.loads(line) for line in log.read_text().split("\n")[:-1]]
 
 
 def halt(pid: int) -> None:
