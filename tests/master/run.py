@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import alive, end, run_zpush, spawn, wait_until
+from tests.support import alive, end, run_zpush, spawn, wait_until, whole_lines
 from zpush.errors import Unavailable
 from zpush.master import control
 
@@ -98,7 +98,7 @@ class Run:
         return path.read_text().splitlines() if path.exists() else []
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return whole_lines(self.log)
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line["event"] == event]

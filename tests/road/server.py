@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support import alive, end, halt, spawn, wait_until
+from tests.support import alive, end, halt, spawn, wait_until, whole_lines
 from zpush.errors import Unavailable
 from zpush.master import control
 
@@ -68,10 +67,15 @@ class Server:
 
     def status(self) -> Status | None:
         """None while nobody answers."""
+        status = self._asked()
+        assert status is not None or self.process.poll() is None, f"the master has ended: {self.told()}"
+        return status
+
+    def _asked(self) -> Status | None:
+        """None where nobody answers, for the moment or for good."""
         try:
             status = control.ask(str(self.data_dir / "control.sock"), "status")
         except Unavailable:
-            assert self.process.poll() is None, f"the master has ended: {self.told()}"
             return None
         crashes = self._crashes()
         assert not crashes, crashes[0]["exception"]
@@ -125,7 +129,8 @@ class Server:
         try:
             yield
         finally:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # its master took it for hung
+                os.kill(pid, signal.SIGCONT)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -150,15 +155,15 @@ class Server:
                 os.kill(pid, number)
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30.0) -> int:
-        """The exit code."""
-        self.status()  # so that we know whose end to expect
+        """The exit code, also of a master that a signal has ended meanwhile."""
+        self._asked()  # so that we know whose end to expect
         return end(self.process, number, timeout_s)
 
     def all_gone(self) -> bool:
         return not any(alive(pid) for pid in self._pids)
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return whole_lines(self.log)
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line["event"] == event]
