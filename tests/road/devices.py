@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from tests.road.api import PATIENCE_S, Api
+from tests.road.raw import found
 from tests.road.server import Server
 
 Connect = Callable[..., Awaitable["Device"]]
@@ -72,9 +73,14 @@ async def open_device(
     *,
     subprotocols: Sequence[str] = (),
     headers: dict[str, str] | None = None,
+    known_as: str | None = None,
     **query: str,
 ) -> Device:
-    """client_id, user: as auth.mode dev wants them. query: more of the URL's parameters."""
+    """A device that can be found by its id.
+
+    client_id, user: as auth.mode dev wants them. known_as: the id, where headers or query say it; "" where it cannot be
+    found, as the registry is away. query: more of the URL's parameters.
+    """
     named = {"client": client_id, "user": user, **query}
     parameters = urlencode({name: value for name, value in named.items() if value})
     connection = await connect(
@@ -86,21 +92,23 @@ async def open_device(
         ping_interval=None,
         proxy=None,
     )
+    if name := client_id if known_as is None else known_as:
+        await found(server, name)
     return Device(client_id, connection)
 
 
 async def open_spread(server: Server, name: str, user: str = "", **options: Any) -> list[Device]:
     """A device on each worker, in the order of the slots. options: open_device's."""
-    found: dict[int, Device] = {}
+    there: dict[int, Device] = {}
     async with Api(server.api) as api:
         for number in range(64):  # the kernel spreads by a hash of addresses: all on one side is a chance of 2**-63
             device = await open_device(server, f"{name}-{number}", user, **options)
             worker = await api.worker_of(device.client_id)
-            if worker in found:
+            if worker in there:
                 await device.close()
-            found.setdefault(worker, device)
-            if len(found) == 2:
-                return [found[0], found[1]]
+            there.setdefault(worker, device)
+            if len(there) == 2:
+                return [there[0], there[1]]
     raise AssertionError("all connections went to one worker")
 
 
@@ -137,4 +145,6 @@ async def open_stream(server: Server, client_id: str, user: str = "", **headers:
             source.response.raise_for_status()
             stream = Stream(source.response, source.aiter_sse())
             stream.retry_ms = (await stream.receive()).retry  # an EventSource keeps it; this library calls it an event
+            if client_id:
+                await found(server, client_id)
         yield stream

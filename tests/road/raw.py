@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from typing import Self
+from urllib.parse import quote, unquote
 
 from tests.road.api import PATIENCE_S
 from tests.road.server import Server
+from tests.support import eventually
 
 CHUNK_BYTES = 65536
 
@@ -31,11 +34,17 @@ class Raw:
 
     @classmethod
     async def open(cls, server: Server, request: bytes, receive_bytes: int = 0) -> Self:
-        """A client of the server whose request is answered with 101 or 200; what comes behind the head is not read."""
+        """A client of the server whose request is answered with 101 or 200; what comes behind the head is not read.
+
+        It can be found when this returns.
+        """
         raw = await cls.connect(server.clients, receive_bytes)
         await raw.send(request)
         head = await raw.head()
         assert head.startswith((b"HTTP/1.1 101 ", b"HTTP/1.1 200 ")), head
+        named = re.search(rb"[?&]client=([^& ]+)", request)
+        assert named is not None
+        await found(server, unquote(named[1].decode()))
         return raw
 
     async def send(self, data: bytes) -> None:
@@ -104,3 +113,17 @@ def frame(opcode: int, payload: bytes = b"", fin: bool = True) -> bytes:
     else:
         head = bytes([first, 0xFF]) + size.to_bytes(8, "big")
     return head + b"\0\0\0\0" + payload
+
+
+async def found(server: Server, client_id: str) -> None:
+    """Until its lease is written. Where the registry is slow a client is let in without one, and not found so long."""
+    request = f"GET /v1/clients/{quote(client_id, safe='')} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+    async def is_found() -> bool:
+        raw = await Raw.connect(server.api)
+        await raw.send(request.encode())
+        answer = await raw.rest()
+        await raw.close()
+        return answer.startswith(b"HTTP/1.1 200 ")
+
+    await eventually(is_found, f"the lease of {client_id} is written")

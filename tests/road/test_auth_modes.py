@@ -74,7 +74,7 @@ async def test_cookie_whose_keys_change_by_a_reload(serve: Serve, connect: Conne
     keys.touch(mode=0o600)
     keys.write_bytes(KEYS[0])
     server = serve("auth.mode=cookie", f"auth.keys_file={keys}")
-    stays = await connect(server, headers=by_cookie(KEYS[0], "stays"))
+    stays = await connect(server, headers=by_cookie(KEYS[0], "stays"), known_as="stays")
     old, new = (by_cookie(key, f"d{n}") for n, key in enumerate(KEYS))
     assert [await status(connect, server, each) for each in (old, new, None)] == [101, 401, 401]
 
@@ -94,7 +94,7 @@ async def test_cookie_whose_keys_change_by_a_reload(serve: Serve, connect: Conne
 async def test_hook(serve: Serve, connect: Connect, it: Service) -> None:
     server = serve("auth.mode=hook", f"auth.hook_url={it.url}", "auth.hook_headers=x-device", "auth.hook_cache=0s")
     it.says(client="d1", user="u1", expires=time.time() + 3600)
-    device = await connect(server, headers={"X-Device": "one", "X-Other": "two"})
+    device = await connect(server, headers={"X-Device": "one", "X-Other": "two"}, known_as="d1")
     async with Api(server.api) as api:
         assert await api.direct("d1", "hello") == "delivered"
         assert await device.receive() == "hello"

@@ -157,7 +157,7 @@ async def test_a_full_disk_refuses_and_recovers(serve: Serve, spread: Spread, co
         assert taken
         reason = await until_not_ready(api)
         assert "No space left on device" in reason
-        late = await connect(server, "late")
+        late = await connect(server, "late", known_as="")
         outcomes = [await direct_or_503(api, device) for device in devices]
         assert sorted(outcomes) == ["delivered", "registry_unavailable"], "only who is connected to the asked worker"
         resource.prlimit(valkey, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

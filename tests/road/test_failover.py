@@ -202,7 +202,7 @@ async def test_a_registry_that_takes_no_writes_for_longer_than_a_node_ttl(
     async with flowing(server, connect) as api:
         await each_primary(topology, "SET", "zpush:test", "until three node TTLs have passed", "PX", 3000)
         await each_primary(topology, "CONFIG", "SET", setting, 1)
-        newcomer = await connect(server, "newcomer")
+        newcomer = await connect(server, "newcomer", known_as="")
 
         async def waits() -> bool:
             return (await api.metrics()).total("zpush_dirty_leases") >= 1

@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.road.api import Api
 from tests.road.devices import Connect, open_stream
+from tests.road.raw import found
 from tests.road.server import Server
 from tests.support import run_zpush
 
@@ -53,14 +54,14 @@ async def test_a_token_is_found_where_it_may_be(
     signed = token(name, f"{name}-user")
     match place:
         case "header":
-            device = await connect(server, headers={"Authorization": f"Bearer {signed}"})
+            device = await connect(server, headers={"Authorization": f"Bearer {signed}"}, known_as=name)
         case "subprotocol":
-            device = await connect(server, subprotocols=["zpush.v1", f"zpush.token.{signed}"])
+            device = await connect(server, subprotocols=["zpush.v1", f"zpush.token.{signed}"], known_as=name)
             assert device.connection.subprotocol == "zpush.v1"
         case "cookie":
-            device = await connect(server, headers={"Cookie": f"a=b; zpush={signed}"})
+            device = await connect(server, headers={"Cookie": f"a=b; zpush={signed}"}, known_as=name)
         case "query":
-            device = await connect(server, token=signed)
+            device = await connect(server, token=signed, known_as=name)
     assert await api.direct(name, "hello") == "delivered"
     assert "hello" in str(await device.receive())
     assert (await api.get(f"/v1/clients/{name}"))["user"] == f"{name}-user"
@@ -68,6 +69,7 @@ async def test_a_token_is_found_where_it_may_be(
 
 async def test_an_event_stream_takes_a_token(server: Server, api: Api, name: str) -> None:
     async with open_stream(server, "", Authorization=f"Bearer {token(name)}") as stream:
+        await found(server, name)
         assert await api.direct(name, "hello") == "delivered"
         assert (await stream.receive()).data == "hello"
 
@@ -75,7 +77,7 @@ async def test_an_event_stream_takes_a_token(server: Server, api: Api, name: str
 async def test_the_command_signs_tokens(server: Server, api: Api, connect: Connect, keys_file: Path, name: str) -> None:
     printed = run_zpush("token", name, "--user", "u", "--set", "auth.mode=jwt", "--set", f"auth.keys_file={keys_file}")
     assert printed.returncode == 0, printed.stderr
-    await connect(server, headers={"Authorization": f"Bearer {printed.stdout.strip()}"})
+    await connect(server, headers={"Authorization": f"Bearer {printed.stdout.strip()}"}, known_as=name)
     assert await api.direct(name, "hello") == "delivered"
 
 
@@ -117,7 +119,7 @@ async def test_other_tokens_are_refused(server: Server, connect: Connect, signed
 
 async def test_a_token_of_64_kib_is_refused_unread(server: Server, api: Api, connect: Connect, name: str) -> None:
     """It does not even fit into a head; how many of its bytes would be looked at is tested in tests/auth."""
-    settled = await connect(server, headers={"Authorization": f"Bearer {token(name)}"})
+    settled = await connect(server, headers={"Authorization": f"Bearer {token(name)}"}, known_as=name)
     with pytest.raises(InvalidStatus) as refused:
         await connect(server, headers={"Authorization": "Bearer " + "a" * 65_536})
     assert refused.value.response.status_code == 431

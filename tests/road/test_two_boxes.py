@@ -150,7 +150,7 @@ async def test_a_registration_that_comes_late_takes_nothing_from_a_newer_one(
     ):
         written = len(proxy.writes)
         proxy.stall()
-        older = await connect(boxes.one, "hops")
+        older = await connect(boxes.one, "hops", known_as="")
         newer = await connect(boxes.two, "hops")
         await reached(boxes.api_two, newer, "before")
         if how == "given up":
