@@ -151,10 +151,10 @@ def by_operators(address: tuple[str, int], count: int, disconnect: Callable[[str
     ids = [*names(count)]
     socks = [ask(address, upgrade(name)) for name in ids]
     opened(socks)
-    for name in ids:
+    for number, name in enumerate(ids):
         disconnect(name)
-    for sock in socks[::2]:
-        sock.sendall(b"\x88\x82\0\0\0\0\x0f\xa5")
+        if number % 2 == 0:  # at once: a closing handshake has a few seconds, which all of them may take
+            socks[number].sendall(b"\x88\x82\0\0\0\0\x0f\xa5")
     for sock in socks[1::2]:
         sock.close()
     farewell = b"\x0f\xa5" + reason_of(DISCONNECTED)

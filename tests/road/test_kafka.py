@@ -30,6 +30,7 @@ from zpush.scoreboard import COUNTED_OUTCOMES
 
 NUMBERS = [str(n) for n in range(200)]
 ABSENT = [f"absent-{n}" for n in range(32)]  # clients in all partitions, so that each processor has some work
+SURE = "queue.kafka.session.timeout.ms=30000"  # where nobody dies, a busy machine is no reason to miss a processor
 ServeKafka = Callable[..., Server]
 
 
@@ -66,7 +67,7 @@ def shares(server: Server) -> list[int]:
 
 
 async def test_queued_pushes_of_every_kind_arrive(serve_kafka: ServeKafka, spread: Spread) -> None:
-    server = serve_kafka()
+    server = serve_kafka(SURE)
     one, other = await spread(server, "u1")
     async with Api(server.api) as api:
         await api.push({"client": one.client_id}, text="to one", priority="high")
@@ -164,7 +165,7 @@ async def test_kafkas_console_producer_is_a_sender(serve_kafka: ServeKafka, kafk
 async def test_processors_share_the_work_and_one_takes_over_at_once(
     serve_kafka: ServeKafka, kafka: Kafka, spread: Spread
 ) -> None:
-    server = serve_kafka("processor.instances=0")
+    server = serve_kafka("processor.instances=0", SURE)
     devices = await spread(server)
     async with pusher_for(kafka) as pusher:
 

@@ -158,9 +158,9 @@ async def test_clients_of_a_killed_worker_expire_when_they_are_missed(
     came, expired = await site.of(victim.client_id, 2)
     assert (expired["event"], expired["epoch"]) == ("expired", epochs[victim.client_id])
     assert expired["node"] == came["node"] and expired["region"] == "eu"
-    events = await asyncio.to_thread(site.events)
-    back = [each for each in events if each["client"] == again.client_id and each["node"] != came["node"]]
+    back = [each for each in await site.of(again.client_id, 3) if each["node"] != came["node"]]
     assert [each["event"] for each in back] == ["connected"]
+    events = await asyncio.to_thread(site.events)
     now = online(events)
     assert not now[victim.client_id] and not now[others[0]] and now[again.client_id] and now[survivor.client_id]
 

@@ -81,21 +81,21 @@ async def test_new_worker_takes_clients_and_delivers(serve: Serve, connect: Conn
 
 async def test_reload_changes_keys_and_limits_under_connections(tmp_path: Path, connect: Connect, name: str) -> None:
     file = tmp_path / "zpush.toml"
-    file.write_text("")
+    file.write_text('[connections]\noutbound_window = "1h"\n')
     server = Server(command=("-m", "zpush", "serve", "-c", str(file)))
     try:
         server.start()
         device = await connect(server, name)
-        file.write_text('[api]\nkeys = ["a-key-of-16-bytes"]\n[connections]\noutbound_messages = 1\n')
+        file.write_text(
+            '[api]\nkeys = ["a-key-of-16-bytes"]\n[connections]\noutbound_window = "1h"\noutbound_messages = 1\n'
+        )
         command = ("reload", "--set", f"server.data_dir={server.data_dir}")
         done = await asyncio.to_thread(run_zpush, *command)
         assert (done.returncode, done.stdout) == (0, "reloaded\nchanged: connections.outbound_messages, api.keys\n")
+        both = {"worker 0", "worker 1"}
+        await eventually(lambda: both <= {line["process"] for line in server.logged("reloaded")}, "both have heard it")
         async with Api(server.api) as api:
-
-            async def refused() -> bool:
-                return (await api.http.get("/v1/nodes")).status_code == 401
-
-            await eventually(refused, "the key is asked for")
+            assert (await api.http.get("/v1/nodes")).status_code == 401, "the key is asked for"
             api.http.headers["Authorization"] = "Bearer a-key-of-16-bytes"
             outcomes = [await api.direct(name, "x") for _ in range(3)]
         assert outcomes == ["delivered", "rate_limited", "rate_limited"]

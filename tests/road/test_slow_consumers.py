@@ -81,7 +81,7 @@ async def test_queued_messages_to_others_arrive_meanwhile(
 
 async def test_a_new_processor_gets_its_share_meanwhile(serve: Serve, connect: Connect) -> None:
     """Each stream has a message that cannot be finished. It is handed over all the same, and others go on in it."""
-    server = serve()
+    server = serve("connections.unsent_age=5m")  # a new process may take its time
     slow = [await Raw.open(server, upgrade(client_id), receive_bytes=4096) for client_id in one_per_stream("slow")]
     settled = [await connect(server, client_id) for client_id in one_per_stream("settled")]
     async with Api(server.api) as api:
