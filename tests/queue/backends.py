@@ -19,6 +19,7 @@ from zpush.queue.streams import StreamProducer
 from zpush.store import Store
 
 LEASE_TTL_S = 1.2
+SURE_S = 12.0  # a lease that no busy machine lets run out
 _numbers = itertools.count()
 
 
@@ -65,9 +66,11 @@ class Backend(Protocol):
     async def producer(self, max_messages: int = ...) -> Producer: ...
 
     async def consumer(
-        self, priorities: Sequence[Priority] = ..., batch: int = ..., lease_ttl_s: float = ...
+        self, priorities: Sequence[Priority] = ..., batch: int = ..., lease_ttl_s: float = ..., *, sure: bool = ...
     ) -> Consumer:
-        """lease_ttl_s: what is under way has a third of it when a partition goes to another reader."""
+        """lease_ttl_s: what is under way has a third of it when a partition goes to another reader. sure: nothing comes
+        twice because a busy machine looked like a dead reader; it takes as much longer to notice one.
+        """
         ...
 
     async def stop(self, consumer: Consumer) -> None: ...
@@ -155,8 +158,15 @@ class StreamsBackend(Base):
         return producer
 
     async def consumer(
-        self, priorities: Sequence[Priority] = tuple(Priority), batch: int = 500, lease_ttl_s: float = LEASE_TTL_S
+        self,
+        priorities: Sequence[Priority] = tuple(Priority),
+        batch: int = 500,
+        lease_ttl_s: float = LEASE_TTL_S,
+        *,
+        sure: bool = False,
     ) -> StreamConsumer:
+        if sure:
+            lease_ttl_s = SURE_S
         stores = [Store(self.valkey.url, name=name) for name in ("test-consumer", "test-waiter")]
         consumer = StreamConsumer(stores[0], stores[1], self.layout, priorities, batch, self._on_dead, lease_ttl_s)
         self._opened.append(consumer)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.queue.backends import LEASE_TTL_S, Base
+from tests.queue.backends import LEASE_TTL_S, SURE_S, Base
 from tests.support import eventually
 from zpush.config.settings import Kafka as KafkaSettings
 from zpush.config.settings import Queue
@@ -86,8 +86,14 @@ class KafkaBackend(Base):
         priorities: Sequence[Priority] = tuple(Priority),
         batch: int = 500,
         lease_ttl_s: float = LEASE_TTL_S,
+        *,
+        sure: bool = False,
         **queue: Any,
     ) -> KafkaConsumer:
+        if sure:
+            lease_ttl_s = SURE_S
+            if self._protocol == "classic":
+                queue["session_timeout_ms"] = f"{SURE_S * 1000:.0f}"
         hand_over_s = lease_ttl_s / HAND_OVERS_PER_TTL
         settings = self.queue(**queue)
         consumer = KafkaConsumer(settings, self.server.url, priorities, batch, self._on_dead, hand_over_s)

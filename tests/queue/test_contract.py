@@ -26,7 +26,7 @@ async def test_a_message_arrives_as_it_was_sent(backend: Backend) -> None:
         message("клиент", "text \u20ac"),
         message("c4", "to one connection", secure_token="its-token"),
     ]
-    producer, consumer = await backend.producer(), await backend.consumer()
+    producer, consumer = await backend.producer(), await backend.consumer(sure=True)
     assert await producer.publish(sent) == [None] * len(sent)
     records = await take_all([consumer], len(sent))
     got = {r.message.id: r.message for r in records}
@@ -88,7 +88,7 @@ async def test_wait_returns_when_something_comes_and_only_for_what_was_asked(bac
 @pytest.mark.parametrize("readers", [2, 3])
 async def test_readers_share_the_partitions_and_each_has_one_reader(backend: Backend, readers: int) -> None:
     producer = await backend.producer()
-    consumers = [await backend.consumer() for _ in range(readers)]
+    consumers = [await backend.consumer(sure=True) for _ in range(readers)]
     every = set(range(backend.layout.partitions))
 
     def shared() -> bool:
@@ -104,7 +104,7 @@ async def test_readers_share_the_partitions_and_each_has_one_reader(backend: Bac
 
 
 async def test_a_newcomer_gets_its_share_when_what_was_taken_is_finished(backend: Backend) -> None:
-    producer, first = await backend.producer(), await backend.consumer(lease_ttl_s=6)
+    producer, first = await backend.producer(), await backend.consumer(sure=True)
     sent = [message(f"c{i}") for i in range(200)]
     await producer.publish(sent)
     await eventually(lambda: backend.partitions_ahead(first) == backend.layout.partitions)
@@ -113,7 +113,7 @@ async def test_a_newcomer_gets_its_share_when_what_was_taken_is_finished(backend
         await asyncio.wait_for(first.wait([Priority.NORMAL]), 30)
         held += first.take(Priority.NORMAL, 10)
     assert {r.partition for r in held} == set(range(backend.layout.partitions))
-    second = await backend.consumer()
+    second = await backend.consumer(sure=True)
     await eventually(lambda: backend.gives_up(first), "the first one makes room")
     assert not backend.partitions_of(second), "but not with records in its hands"
     first.finish(held)

@@ -99,6 +99,7 @@ async def test_header_names_that_are_no_text_do_no_harm(on_kafka: KafkaBackend) 
     await on_kafka.produce(NORMAL, 0, b"good", b"c1", [])
     [record] = await take_all([consumer], 1)
     assert record.message.payload == b"good"
+    await eventually(on_kafka.empty, "the others are dead letters")
     letters = await on_kafka.dead()
     assert [letter["entry"] for letter in letters] == ["0", "1"]
     assert all("header" in letter["reason"] and letter["payload"] == "hello" for letter in letters)
@@ -131,13 +132,13 @@ async def test_letters_that_cannot_be_written_are_written_later(on_kafka: KafkaB
 
 async def test_what_waits_here_is_bounded_and_rebalances_are_answered_meanwhile(on_kafka: KafkaBackend) -> None:
     """A reader that takes nothing pauses its partitions, gives some up all the same, and goes on when there is room."""
-    producer, first = await on_kafka.producer(), await on_kafka.consumer(batch=20)
+    producer, first = await on_kafka.producer(), await on_kafka.consumer(batch=20, sure=True)
     sent = [message(f"c{i % 97}", "x" * 300) for i in range(4000)]
     assert await producer.publish(sent) == [None] * len(sent)
     reader = first._readers[NORMAL]
     await eventually(lambda: reader._poller._is_paused, "it has enough")
     assert len(reader._buffer) <= (AHEAD_BATCHES + 1) * 20
-    second = await on_kafka.consumer(batch=20)
+    second = await on_kafka.consumer(batch=20, sure=True)
     await eventually(lambda: len(on_kafka.partitions_of(second)) == 2 == len(on_kafka.partitions_of(first)))
     assert reader._poller._is_paused, "it took nothing"
     await on_kafka.stop(second)  # unread
