@@ -108,6 +108,7 @@ async def test_a_server_that_stood_still_carries_out_late_what_was_sent_before(
     valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the server's own clock. In time, a worker whose clock is behind wins as anybody does."""
+    monkeypatch.setattr(redis, "IN_TIME_MS", IN_TIME_MS)
     async with registry_at(valkey.url) as (registry, store):
         await store.call("", "PING")  # the answer to what was asked at the connect has come, too
         await registry.register(C, "", B, NOW_MS + 1000)
