@@ -151,7 +151,7 @@ def test_where(listen: Listen, server: Server) -> None:
 
 def test_the_time_of_listening(server: Server) -> None:
     url = f"http://{server.clients}"
-    assert run_zpush("listen", "quiet", "--url", url, "--timeout", "200ms").returncode == 0
+    assert run_zpush("listen", "quiet", "--url", url, "--timeout", "3s").returncode == 0, "it was open in this time"
     assert run_zpush("listen", "quiet", "--url", url, "--timeout", "200ms", "--count", "1").returncode == 1
 
 
@@ -217,7 +217,7 @@ def test_ports_that_only_the_running_server_knows(server: Server) -> None:
         for each in ("server.bind=127.0.0.1:0", "api.bind=127.0.0.1:0", f"server.data_dir={server.data_dir}")
         for part in ("--set", each)
     ]
-    done = run_zpush("listen", "ports", *configured, "--timeout", "2s")
+    done = run_zpush("listen", "ports", *configured, "--timeout", "3s")
     assert (done.returncode, done.stderr) == (0, "connecting\nopen\n")
     assert run_zpush("push", *configured, "--client", "ports", "--direct", "x").stdout == "offline\n"
     assert run_zpush("where", *configured, "ports").returncode == 3
@@ -269,12 +269,12 @@ def test_a_token_instead_of_the_client_id(serve: Serve, tmp_path: Path) -> None:
     assert (done.returncode, "401" in done.stderr) == (1, True)
     made: Any = run_zpush("token", "c", "--set", settings[0], "--set", settings[1])
     for given, stdin in ((made.stdout.strip(), ""), ("-", made.stdout)):
-        done = run_zpush("listen", "c", "--url", url, "--token", given, "--timeout", "2s", input=stdin)
+        done = run_zpush("listen", "c", "--url", url, "--token", given, "--timeout", "3s", input=stdin)
         assert (done.returncode, done.stderr) == (0, "connecting\nopen\n")
 
 
 def test_listening_where_nobody_answers_fails() -> None:
-    done = run_zpush("listen", "demo", "--url", f"ws://127.0.0.1:{free_port()}", "--timeout", "500ms")
+    done = run_zpush("listen", "demo", "--url", f"ws://127.0.0.1:{free_port()}", "--timeout", "3s")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "nobody listens on port" in done.stderr

@@ -239,7 +239,7 @@ class States:
         await eventually(lambda: self.told.count(state) >= times, f"{state} {times} times, not {self.told}")
 
 
-async def take(client: Client, count: int, timeout_s: float = 5.0) -> list[Any]:
+async def take(client: Client, count: int, timeout_s: float = 30.0) -> list[Any]:
     """The data of the next messages."""
     async with asyncio.timeout(timeout_s):
         return [(await anext(client)).data for _ in range(count)]

@@ -78,14 +78,14 @@ async def test_comments_keep_a_stream() -> None:
     states = States()
 
     async def comments(stream: Stream) -> None:
-        for _ in range(10):
-            await asyncio.sleep(0.05)  # less than silence_s, and all together more
+        for _ in range(30):
+            await asyncio.sleep(0.05)  # far less than silence_s, and all together more
             await stream.send(":\n\n")
         await stream.event("push", "x", "1")
         await stream.gone()
 
     async with stream_server(comments) as server:
-        client = Client(server.url, transport="sse", limits=Limits(silence_s=0.3), on_state=states, sleep=Sleeps())
+        client = Client(server.url, transport="sse", limits=Limits(silence_s=1.2), on_state=states, sleep=Sleeps())
         async with client:
             assert await take(client, 1) == ["x"]
     assert server.opened == 1

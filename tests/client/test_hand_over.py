@@ -170,7 +170,7 @@ async def test_an_operator_stops_a_hand_over_that_was_nearly_done() -> None:
     async with stream_server(old, new) as server, Client(server.url, transport="sse", sleep=Sleeps()) as client:
         with pytest.raises(Stopped) as stopped:
             await take(client, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await new_ended.wait()
     assert stopped.value.code == 4005
 
@@ -255,7 +255,7 @@ async def test_a_slow_consumer_loses_nothing_of_the_old_one() -> None:
         await stream.event("push", "new", "n")
         await stream.gone()
 
-    limits = Limits(queued=2, handover_s=0.5)
+    limits = Limits(queued=2, handover_s=1.0)
     async with (
         stream_server(old, new) as server,
         Client(server.url, transport="sse", sleep=Sleeps(), limits=limits) as client,
@@ -263,7 +263,7 @@ async def test_a_slow_consumer_loses_nothing_of_the_old_one() -> None:
         await server.has_seen(2)
         got = []
         for _ in range(11):
-            await asyncio.sleep(0.06)  # the consumer's work: longer in all than handover_s
+            await asyncio.sleep(0.12)  # the consumer's work: longer in all than handover_s
             got += await take(client, 1)
     assert got == [*(f"old {i}" for i in range(10)), "new"]
 
@@ -363,4 +363,4 @@ async def test_a_hundred_hand_overs_in_a_row() -> None:
         await connection.wait_closed()
 
     async with websocket_server(script) as server, Client(server.url, sleep=Sleeps()) as client:
-        assert await take(client, 303, timeout_s=30) == list(range(303))
+        assert await take(client, 303) == list(range(303))

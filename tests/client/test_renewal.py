@@ -51,11 +51,6 @@ def ends(answer: Callable[[ServerConnection], Any]) -> Any:
     return script
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zpush.client.client.RENEW_S", 0.2)
-
-
 async def test_a_newer_token_keeps_the_connection() -> None:
     async def take_it(connection: ServerConnection) -> None:
         await connection.send(TAKEN)

@@ -353,7 +353,7 @@ async def test_a_callback_may_close_the_client() -> None:
     async with websocket_server(says(push("1", 1))) as server:
         client = Client(server.url, on_message=on_message)
         await client.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await closed.wait()
             with pytest.raises(StopAsyncIteration):
                 await anext(client)

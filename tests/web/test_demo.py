@@ -16,8 +16,9 @@ from tests.support import run_zpush
 from tests.web.browser import browser_page
 from zpush.server.command import command
 
-SETTINGS = ("connections.max_age=2s", "connections.max_age_jitter=0s", "connections.go_away_grace=1s")
+SETTINGS = ("connections.max_age=2s", "connections.max_age_jitter=0s", "connections.go_away_grace=4s")
 CARDS = ("#websocket", "#sse")
+expect.set_options(timeout=30_000)  # as for all else on a page
 
 
 async def until_open(page: Page) -> list[str]:
