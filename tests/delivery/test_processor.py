@@ -51,7 +51,7 @@ class Line:
         options = Settings(retry_s=retry_s, **settings)
         priorities = [Priority.of(p) for p in options.priorities]
         tally = Tally(self.row)
-        consumer = await self.queue.consumer(priorities, options.batch)
+        consumer = await self.queue.consumer(priorities, options.batch, lease_ttl_s=6.0)
         consumer._on_dead = tally.dead
         max_age_s = options.max_age_s
         router = Router(self.registry, self.peers, None, "me", "local", retry_s, node_ttl_s, max_age_s=max_age_s)
@@ -126,7 +126,7 @@ async def test_messages_reach_their_clients_in_order_and_are_counted(line: Line)
 async def test_outcomes_other_than_delivered(line: Line) -> None:
     box = await line.box("one", "slow", "fast")
     box.table.answers["slow"] = Outcome.DROPPED
-    await line.start(max_age_s=1)
+    await line.start(max_age_s=30)
     now_ms = time.time_ns() // 1_000_000
     await line.push(
         message("nobody"),
@@ -367,7 +367,7 @@ async def test_a_lost_partition_is_forgotten_and_another_processor_goes_on(line:
     line.consumer.on_revoked(lambda priority, partition: lost.set())
     stream = line.queue.layout.stream(NORMAL, line.queue.layout.partition_of("a"))
     await line.queue.redis.delete(f"{{{stream}}}:reader")
-    await asyncio.wait_for(lost.wait(), 5)
+    await asyncio.wait_for(lost.wait(), 30)
     line.registry.away = False
     await eventually(line.queue.empty, "read again and delivered")
     assert box.table.ids("a") == [m.id for m in sent], "once each: parked ones were forgotten, not delivered twice"

@@ -58,9 +58,9 @@ async def test_a_node_that_is_refused_and_announced_again_and_again(world: World
         world.registry.withdrawn.append(node_id)  # and it announces itself at once
 
     world.registry.withdraw = withdraw  # type: ignore[method-assign]
-    world.router(retry_s=0.1).route(world.out.jobs(("a", "m1")))
+    world.router(retry_s=0.5).route(world.out.jobs(("a", "m1")))
     assert await world.out.of("m1") == [OFFLINE]
-    assert 2 <= len(world.registry.withdrawn) <= 12
+    assert 2 <= len(world.registry.withdrawn) <= 40
 
 
 async def test_an_owner_that_breaks_off_is_tried_again(world: World) -> None:
@@ -212,12 +212,12 @@ async def test_what_nobody_could_place_before_its_end_is_expired(
 ) -> None:
     await world.box("one")
     uncertain(world, True)
-    expires_ms = time.time_ns() // 1_000_000 + 100
-    made = world.router(retry_s=0.0, max_age_s=0.15)
+    expires_ms = time.time_ns() // 1_000_000 + 400
+    made = world.router(retry_s=0.0, max_age_s=0.6)
     made.route([world.out.job("a", "ttl", expires_ms=expires_ms), world.out.job("a", "old")])
     assert await world.out.of("ttl", "old") == [EXPIRED, EXPIRED]
     assert list(world.out.by_id) == ["ttl", "old"] and made.parked == 0
-    assert 1 < len(world.registry.look_ups) < 40, "without a retry window, and without a busy loop"
+    assert 1 < len(world.registry.look_ups) < 160, "without a retry window, and without a busy loop"
 
 
 async def test_an_owner_has_its_time_from_when_it_is_known(world: World) -> None:

@@ -80,12 +80,12 @@ def test_worker_that_dies_at_once_ends_in_a_slow_retry_with_one_line(run: Run) -
     run.start(*ONE)
     status = run.ready()
     run.set_mode("crash")
+    killed_s = time.monotonic()
     kill_worker(status, 0)
-    run.until(lambda s: s["workers"][0]["restarts"] >= 7, "it is tried again and again", 15.0)
+    run.until(lambda s: s["workers"][0]["restarts"] >= 7, "it is tried again and again")
     assert len(run.logged("worker 0 keeps dying")) == 1
-    started = len(run.events())
-    assert started <= 9, f"a busy loop: {started} starts"
     # Waits: 0, 50, 100, 200, then 400 ms each.
+    assert time.monotonic() - killed_s >= 1.55, "a busy loop"
     assert [line["retry_s"] for line in run.logged("worker 0 died")] == [0.0, 0.05, 0.1, 0.2]
     run.set_mode("serve")
     status = run.until(lambda s: s["state"] == "ready", "the cause has passed")
@@ -181,19 +181,19 @@ def test_worker_that_never_becomes_ready_is_killed(run: Run) -> None:
 
 
 def test_workers_are_not_blamed_for_a_pause_of_the_whole_machine(run: Run) -> None:
-    run.start(*ONE, hung_s=0.5)
+    run.start(*ONE, hung_s=2.0)  # so long the worker may take, too, when the master goes on
     status = run.ready()
     pids = [run.process.pid, status["workers"][0]["pid"]]  # type: ignore[union-attr]
     for pid in pids:
         halt(pid)
     # Nothing can be awaited while all are stopped but the time itself.
-    paused_until = time.monotonic() + 1.0
+    paused_until = time.monotonic() + 2.5
     wait_until(lambda: time.monotonic() > paused_until, "the pause")
     os.kill(pids[0], signal.SIGCONT)
     first = run.status()
     os.kill(pids[1], signal.SIGCONT)
     assert first is not None
-    assert first["workers"][0]["heartbeat_age_s"] > 0.5, "the heartbeat was too old"
+    assert first["workers"][0]["heartbeat_age_s"] > 2.0, "the heartbeat was too old"
     run.until(lambda s: s["workers"][0]["heartbeat_age_s"] < 0.3, "the worker goes on")
     assert run.ready()["workers"][0]["restarts"] == 0
 

@@ -230,7 +230,7 @@ def test_nothing_is_left_of_workers_that_came_and_went(run: Run) -> None:
         tell(address, "die")  # one of them
         run.signal(signal.SIGTTOU)
         until_slots(run, 0)
-    assert open_files() == before
+    wait_until(lambda: open_files() == before, "all that was opened is closed")
     assert answering(address) == {0}
 
 
