@@ -17,6 +17,7 @@ class Timings:
     check_s: float = 1.0  # heartbeats are looked at this often
     hung_s: float = 10.0  # a heartbeat older than this, which is due every second, means hung
     start_s: float = 60.0  # from fork to ready; imports on a cold, busy machine take seconds
+    check_start_s: float = 60.0  # for all that settings name, before anything is started; imports as well
     backoff_s: float = 0.5  # after the second death in a row
     slow_s: float = 30.0  # the longest wait
     healthy_s: float = 60.0  # ready for so long: the next death counts as the first

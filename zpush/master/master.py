@@ -110,7 +110,7 @@ class Master:
             check_processors if processors_only else check_server,
             self._reactor,
             self._close_all,
-            self._timings.start_s,
+            self._timings.check_start_s,
         )
         self._reload = Reload(
             self._load, lambda: self._settings, self._use, None if processors_only else self._rehearsal
