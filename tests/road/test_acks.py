@@ -14,6 +14,7 @@ import pytest
 from tests.auth.tokens import KEY
 from tests.road.api import Api
 from tests.road.devices import Connect, Device, Spread, open_device, open_spread, open_stream
+from tests.road.raw import found
 from tests.road.server import Serve, Server
 from tests.support import run_zpush
 from zpush.auth import jwt
@@ -177,6 +178,7 @@ async def test_who_says_later_who_it_is_gets_its_token_then(
             client = f"{name}-{protocol}"
             await device.connection.send(json.dumps({"auth": jwt.sign(KEY, client, ttl_s=60)}))
             token = (await device.receive_json())["secure_token"]
+            await found(server, client)
             for presented, outcome in ((token, "delivered"), ("x" * 20, "rejected")):
                 _, answer = await push(api, client, secure_token=presented)
                 assert answer["outcomes"] == [{"client": client, "outcome": outcome}]

@@ -17,6 +17,7 @@ from tests.auth.service import Service, service
 from tests.auth.tokens import jwk, key_set, rsa_key, signed
 from tests.road.api import Api
 from tests.road.devices import Connect
+from tests.road.raw import found
 from tests.road.server import Serve, Server
 from tests.support import end, eventually, wait_until
 from zpush.auth import cookie
@@ -132,5 +133,6 @@ async def test_a_function(serve: Serve, connect: Connect) -> None:
     server = serve("auth.mode=python:tests.auth.example:who")
     assert await status(connect, server, {"X-Session": "s3cr3t"}) == 101
     assert await status(connect, server) == 401
+    await found(server, "device-1")
     async with Api(server.api) as api:
         assert (await api.get("/v1/clients/device-1"))["user"] == "user-1"

@@ -100,6 +100,7 @@ async def test_who_comes_and_goes_is_told(site: Site, connect: Connect) -> None:
     host, port = site.server.clients.rsplit(":", 1)
     rude = herd.ask((host, int(port)), upgrade("rude"))
     herd.opened([rude])
+    await site.of("rude", 1)
     herd.reset([rude])
     assert story(await site.of("rude", 2)) == [("connected", 0), ("disconnected", 1006)]
 
