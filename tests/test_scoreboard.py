@@ -8,6 +8,8 @@ import pytest
 
 from zpush.scoreboard import COLUMNS, INDEX, PROCESSOR, ROWS, WORKER, Scoreboard
 
+DEATHS = 20_000
+
 
 def test_a_child_writes_what_the_parent_reads() -> None:
     board = Scoreboard()
@@ -31,6 +33,32 @@ def test_counters_outlive_their_process_and_gauges_do_not() -> None:
     assert board.total("accepted") == 15
     assert board.total("unsent_bytes") == 0
     assert list(board.live()) == []
+
+
+def test_sums_of_a_snapshot_never_go_back() -> None:
+    """A scraper would take a step back for a restart, and add all that was ever counted once more."""
+    board = Scoreboard()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        last = steps_back = 0
+        while last < DEATHS and os.getppid() == parent:
+            now = sum(row[INDEX["accepted"]] for row in board.snapshot())
+            steps_back += now < last
+            last = now
+        os._exit(min(steps_back, 100))
+    for _ in range(DEATHS):
+        number = board.claim(WORKER, 0)
+        board.rows[number].add("accepted")
+        board.retire(number)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_master_that_stands_still_while_it_counts_does_not_hold_its_readers() -> None:
+    board = Scoreboard()
+    board.retired.add("folds")
+    assert board.snapshot() == [[*board.retired.cells]]
 
 
 def test_rows_run_out_with_a_word() -> None:

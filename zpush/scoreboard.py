@@ -3,8 +3,9 @@
 Rules. The master makes the map before it forks; every process inherits it. A row has one writer: its
 process (the engine writes its own columns in C). Anyone may read any row at any time, without a lock:
 an aligned 64-bit store is seen whole. Counters only grow; gauges are zeroed when their process dies.
-A dead process's counters are added to row 0, `retired`, so that sums over all rows never go back. A message is
-counted as taken (or redelivered) in the same step as its outcome, so the sums agree whoever is killed on the way.
+A dead process's counters are added to row 0, `retired`, so that sums over all rows never go back; while they are, its
+`folds` is odd, and whoever wants all rows of one moment reads again. A message is counted as taken (or redelivered) in
+the same step as its outcome, so the sums agree whoever is killed on the way.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ GAUGES = (
     "dirty_leases",
     "in_flight",  # taken from the queue, outcome not yet known
     "crash",  # a digest of the traceback that ended it
+    "folds",  # of the retired row alone: twice the dead that it has taken up
 )
 
 COUNTERS = (
@@ -88,6 +90,7 @@ INDEX = {name: i for i, name in enumerate(COLUMNS)}
 RETIRED = 0
 FREE, WORKER, PROCESSOR = 0, 1, 2
 _ROW_BYTES = 8 * len(COLUMNS)
+_MOST_LOOKS = 1000  # some tens of milliseconds: a master that stands still in the middle must not hold its readers
 
 
 class Row:
@@ -137,14 +140,25 @@ class Scoreboard:
     def retire(self, number: int) -> None:
         """Folds a dead process's counters into the retired row and frees its own."""
         row, retired = self.rows[number], self.retired
+        retired.add("folds")
         for name in COUNTERS:
             retired.add(name, row.get(name))
         row.clear()
+        retired.add("folds")
 
     def live(self) -> Iterator[Row]:
         """The rows of living processes."""
         return (row for row in self.rows[1:] if row.get("kind") != FREE)
 
+    def snapshot(self) -> list[list[int]]:
+        """The cells of the retired row and of each living process, in which nobody is counted twice or left out."""
+        for _ in range(_MOST_LOOKS):
+            folds = self.retired.get("folds")
+            rows = [[*self.retired.cells], *([*row.cells] for row in self.live())]
+            if folds % 2 == 0 and self.retired.get("folds") == folds:
+                break
+        return rows
+
     def total(self, column: str) -> int:
-        """The sum over all rows, the dead ones' included."""
+        """The sum over all rows, the dead ones' included. Exact in the master, which alone retires rows."""
         return sum(row.get(column) for row in self.rows)

@@ -107,8 +107,7 @@ class _BoardCollector(Collector):
         self.lag: Mapping[Priority, Lag] = {}
 
     def collect(self) -> Iterator[Metric]:
-        rows = [[*self._scoreboard.retired.cells]]
-        rows += [[*row.cells] for row in self._scoreboard.live()]
+        rows = self._scoreboard.snapshot()
         total = dict(zip(COLUMNS, map(sum, zip(*rows, strict=True)), strict=True))
         yield from _processes(rows[1:])
         yield from _clients(total)
