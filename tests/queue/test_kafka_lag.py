@@ -50,6 +50,20 @@ async def test_the_age_is_that_of_the_oldest_unfinished_record(on_kafka: KafkaBa
         await eventually(as_due)
 
 
+async def test_what_is_finished_is_committed_within_a_second(on_kafka: KafkaBackend) -> None:
+    """Each round begins just after the commit of the one before, so it sees a whole interval."""
+    producer, consumer = await on_kafka.producer(), await on_kafka.consumer()
+    took_s = []
+    for _ in range(5):
+        await producer.publish([message("c1")])
+        records = await take_all([consumer], 1, finish=False)
+        consumer.finish(records)
+        begin_s = time.monotonic()
+        await eventually(on_kafka.empty)
+        took_s.append(time.monotonic() - begin_s)
+    assert min(took_s[1:]) < 1.0, took_s
+
+
 async def test_what_is_finished_behind_an_unfinished_record_is_no_backlog(on_kafka: KafkaBackend) -> None:
     producer, consumer = await on_kafka.producer(), await on_kafka.consumer()
     await producer.publish([message("c1") for _ in range(100)])
