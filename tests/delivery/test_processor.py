@@ -41,8 +41,8 @@ class Line:
         self.receipts: Receipts | None = None
         self._stops: list[Callable[[], Any]] = []
 
-    async def box(self, name: str, *clients: str) -> Box:
-        box = await Box(name, *clients).listen()
+    async def box(self, name: str, *clients: str, region: str = "local") -> Box:
+        box = await Box(name, *clients, region=region).listen()
         self.boxes.append(box)
         self.registry.add(box)
         return box
@@ -225,6 +225,18 @@ async def test_all_is_everybody_once(line: Line) -> None:
     await line.push(sent)  # as a redelivery would
     await line.counted(1, Outcome.OFFLINE)
     assert [len(b.table.broadcasts) for b in boxes] == [1, 1, 1]
+
+
+async def test_all_is_everybody_of_this_region(line: Line) -> None:
+    """Regions that share a registry know each other's workers; each has the message from its own queue."""
+    near, far = await line.box("near", "a"), await line.box("far", "b", region="elsewhere")
+    await line.start()
+    await line.push(message("", "news", target=Target.ALL), message("b"))
+    await line.counted(1)
+    await line.counted(1, Outcome.OFFLINE)
+    await eventually(line.queue.empty)
+    assert len(near.table.broadcasts) == 1
+    assert far.table.broadcasts == far.table.calls == [] and far.server.connections == 0
 
 
 async def test_a_node_that_is_away_is_tried_again_for_all(line: Line) -> None:

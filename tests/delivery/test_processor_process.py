@@ -137,6 +137,8 @@ async def test_it_serves_beats_and_leaves(site: Site) -> None:
     await eventually(lambda: time.monotonic_ns() // 1_000_000 - child.row.get("heartbeat_ms") < 1500, "a heartbeat")
     assert await child.end(signal.SIGTERM) == 0
     assert child.row.get("ready") == 0
+    with redis.Redis.from_url(site.valkey.url) as valkey:
+        assert valkey.keys("zpush.receipts") == [], "nobody has asked for them"
 
 
 async def test_hup_takes_new_settings_unless_they_are_bad(site: Site, tmp_path: Path) -> None:

@@ -126,9 +126,23 @@ async def test_what_librdkafka_refuses_is_counted_by_whichever_way_it_came(kafka
     assert pusher.counts == Counts(taken=1, refused=3)
 
 
+async def test_what_fails_on_its_way_is_counted_by_whichever_way_it_went(kafka: Kafka) -> None:
+    """The topics are missing."""
+    layout = QueueLayout(prefix=kafka.prefix, librdkafka={"topic.metadata.propagation.max.ms": "200"})
+    async with Pusher(kafka.url, queue=layout) as pusher:
+        for refused in (
+            pusher.push(client="c1", text="x"),
+            pusher.push(clients=["c1"], text="x"),
+            pusher.begin(client="c1", text="x"),
+        ):
+            with pytest.raises(QueueUnavailable, match="is missing"):
+                await refused
+    assert pusher.counts == Counts(taken=0, refused=3)
+
+
 async def test_a_broker_that_goes_away_is_an_exception_and_close_ends(broker: Broker) -> None:
     KafkaBackend(broker, "zpush")
-    pusher = Pusher(broker.url)
+    pusher = Pusher(broker.url, queue=QueueLayout(librdkafka={"delivery.timeout.ms": "300000"}))
     await pusher.push(client="c1", text="taken")
     broker.pause()
     begun = asyncio.create_task(pusher.push(client="c1", text="on its way"))

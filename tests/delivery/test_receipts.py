@@ -118,9 +118,13 @@ async def test_a_late_outcome_has_its_owner_too(told: Told) -> None:
     sent = message("a")
     await told.line.push(sent)
     await eventually(lambda: box.table.waiting)
+    late_ms = time.time_ns() // 1_000_000 + 1
+    await eventually(lambda: time.time_ns() // 1_000_000 >= late_ms)
     box.table.settle(Outcome.DROPPED)
     await told.written(1)
-    assert [(r.outcome, r.node) for r in await told.of(sent.id)] == [("dropped", "one")]
+    [receipt] = await told.of(sent.id)
+    assert (receipt.outcome, receipt.node) == ("dropped", "one")
+    assert receipt.queued_ms < late_ms <= receipt.settled_ms
 
 
 async def test_a_user_has_one_for_each_client(told: Told) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -112,7 +113,7 @@ def told(process: subprocess.Popen[str]) -> tuple[str, int, Path]:
     return found[1], int(found[2]), Path(found[3])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_command_takes_its_broker_and_data_with_it(command: subprocess.Popen[str], number: int) -> None:
     address, pid, directory = told(command)
     assert answers(address)
@@ -126,6 +127,19 @@ def test_no_broker_outlives_a_killed_command(command: subprocess.Popen[str]) -> 
     end(command)
     wait_until(lambda: not alive(pid), "the broker is gone")
     shutil.rmtree(directory)
+
+
+def test_the_command_ends_with_who_started_it() -> None:
+    """A shell, such as make's, that is killed."""
+    need_java()
+    shell = spawn("sh", "-c", f"{sys.executable} -m tests.kafka; exit", stdout=subprocess.PIPE)
+    _, pid, directory = told(shell)
+    end(shell)
+    try:
+        wait_until(lambda: not alive(pid) and not directory.exists(), "nothing is left")
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)  # which ends the command, too
 
 
 def test_a_port_that_is_taken_is_told(command: subprocess.Popen[str]) -> None:
@@ -174,16 +188,56 @@ def test_what_could_not_be_made_is_tried_again(tmp_path: Path) -> None:
     assert made_once(tmp_path / "b", lambda folder: None).is_dir()
 
 
-def test_what_is_missing_is_told_in_one_line(tmp_path: Path) -> None:
-    """A machine without Java: tests are skipped, and fail where they are demanded."""
+def machine(home: Path, **programs: str) -> dict[str, str]:
+    """The environment of one that has these programs, which are shell scripts, and nothing else."""
+    folder = home / "bin"
+    folder.mkdir()
+    for name, script in programs.items():
+        program = folder / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    return {"PATH": str(folder), "HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+OLD_JAVA, JAVA = (f"""echo 'openjdk version "{version}" 2025-04-15' >&2""" for version in ("11.0.27", "17.0.15"))
+MAVEN = """\
+echo "$*" >> "$HOME/asked"
+for each; do case $each in -DoutputDirectory=*) : > "${each#*=}/kafka_2.13-4.1.1.jar";; esac; done"""
+ASK = "from tests.kafka.jars import jars; print(jars().libs)"
+
+
+def test_jars_are_fetched_once(tmp_path: Path) -> None:
+    environ = machine(tmp_path, java=JAVA, mvn=MAVEN)
+    for _ in range(2):
+        done = run(sys.executable, "-c", ASK, env=environ)
+        assert done.returncode == 0, done.stderr
+        libs = Path(done.stdout.strip())
+        assert libs.is_relative_to(tmp_path / ".cache" / "zpush")
+        assert [jar.name for jar in libs.iterdir()] == ["kafka_2.13-4.1.1.jar"]
+    assert (tmp_path / "asked").read_text().count("\n") == 1
+
+
+def test_what_maven_says_is_told_where_it_fails(tmp_path: Path) -> None:
+    """It has fetched some of them."""
+    done = run(sys.executable, "-c", ASK, env=machine(tmp_path, java=JAVA, mvn=f"{MAVEN}\necho no network; exit 1"))
+    assert "failed:\nno network" in done.stderr
+    assert not list(tmp_path.glob(".cache/zpush/*/libs"))
+
+
+@pytest.mark.parametrize(
+    ("programs", "what"),
+    [({}, "Java 17 or newer"), ({"java": OLD_JAVA, "mvn": MAVEN}, "Java 17 or newer"), ({"java": JAVA}, "Maven")],
+)
+def test_what_is_missing_is_told_in_one_line(tmp_path: Path, programs: dict[str, str], what: str) -> None:
+    """Tests are skipped, and fail where they are demanded."""
     test = tmp_path / "test_it.py"
     test.write_text("def test_it(kafka): pass\ndef test_own(broker): pass\n")
-    environ = {"PATH": "/nowhere", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environ = machine(tmp_path, **programs)
     argv = (sys.executable, "-m", "pytest", "-p", "tests.kafka.fixtures", "-c", "/dev/null", "-rs", test)
     skipped = run(*argv, env=environ)
     assert skipped.returncode == 0, skipped.stdout
     assert "2 skipped" in skipped.stdout
-    assert INSTALL in skipped.stdout
+    assert f"{what} is missing: {INSTALL}" in skipped.stdout
     demanded = run(*argv, env={**environ, "ZPUSH_REQUIRE_ALL": "1"})
     assert demanded.returncode == 1
     assert "2 errors" in demanded.stdout
@@ -200,3 +254,4 @@ def test_the_users_own_broker_is_used_and_never_killed(kafka: Kafka, tmp_path: P
     done = run(*argv, env=environ)
     assert "1 passed, 1 skipped" in done.stdout, done.stdout
     assert "not ZPUSH_TEST_KAFKA's" in done.stdout
+    wait_until(lambda: not [name for name in kafka.admin.list_topics(timeout=30).topics if name.endswith(".x")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -22,10 +23,12 @@ from zpush.queue import kafka_scan, stream_dead_letters
 from zpush.queue.base import DeadLetters
 from zpush.queue.dead_letter import DeadLetter
 from zpush.queue.entry import MAX_PAYLOAD_BYTES
+from zpush.queue.kafka_topics import Topics
 from zpush.queue.open import open_dead_letters
 
 HIGH, NORMAL, LOW = Priority
 BAD = {"key": b"c1", "payload": b"hello", "type": b"video", "id": b"m-bad", "more": b"\xff\x00"}
+LARGEST_HEADER = (64 << 10) - 116  # beside the largest payload; the rest is for what every record has
 OpenLetters = Callable[..., Awaitable[DeadLetters]]
 
 
@@ -222,6 +225,32 @@ async def test_large_letters_come_in_small_batches(backend: Backend, open_letter
 async def test_a_letter_as_large_as_a_message_may_be_is_replayed(backend: Backend, open_letters: OpenLetters) -> None:
     await bury(backend, {"key": b"c1", "payload": b"x" * MAX_PAYLOAD_BYTES, "type": b"video"})
     assert await replay_all(await open_letters(backend)) == [None]
+
+
+async def test_the_largest_record_that_a_topic_takes_is_kept_whole(on_kafka: KafkaBackend) -> None:
+    """Beside it a letter has room for what zpush tells of it."""
+    value = b"x" * MAX_PAYLOAD_BYTES
+    record = {"key": b"c1", "payload": value, "type": b"video", "more": os.urandom(LARGEST_HEADER)}
+    await bury(on_kafka, record)
+    (letter,) = await asyncio.to_thread(read_all, on_kafka.server.bootstrap, f"{on_kafka.layout.prefix}.dead")
+    assert letter.value() == value and dict(letter.headers())["more"] == record["more"]
+
+
+async def test_letters_under_way_are_bounded_in_bytes_too(on_kafka: KafkaBackend) -> None:
+    """Their topic is gone: few large ones wait for it, and once it is there all are written."""
+    dead = f"{on_kafka.layout.prefix}.dead"
+    admin = AdminClient({"bootstrap.servers": on_kafka.server.bootstrap})
+    admin.delete_topics([dead])[dead].result(30)
+    soon = {"topic_metadata_propagation_max_ms": "200", "topic_metadata_refresh_interval_ms": "300"}
+    consumer, count = await on_kafka.consumer(**soon), 80
+    await on_kafka.produce_many(NORMAL, 0, [(b"\xff" * (1 << 20), b"c1", [])] * count)
+    letters = consumer._readers[NORMAL]._dead
+    await eventually(lambda: (consumer.take(NORMAL, 500), letters.full)[1], "no more letters at once", 60.0)
+    assert len(letters._letters) < count // 2
+    topics = Topics(on_kafka.queue(), on_kafka.server.url, 30.0)
+    topics.create(topics.missing())
+    await eventually(lambda: (consumer.take(NORMAL, 500), len(on_kafka.dead_letters) == count)[1], "all", 60.0)
+    await eventually(on_kafka.empty)
 
 
 HOSTILE: dict[str, list[tuple[str, bytes]]] = {

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from tests.kafka.fixtures import Kafka
 from tests.queue.backends import message, take_all
@@ -16,7 +16,8 @@ from tests.queue.test_kafka import delete_topic, hold_all, topic
 from tests.support import eventually
 from zpush.errors import QueueUnavailable
 from zpush.protocol.message import Priority
-from zpush.queue.kafka_lag import LagReader
+from zpush.queue import kafka_note
+from zpush.queue.kafka_lag import LagReader, _backlog
 
 NORMAL, HIGH = Priority.NORMAL, Priority.HIGH
 
@@ -50,6 +51,20 @@ async def test_the_age_is_that_of_the_oldest_unfinished_record(on_kafka: KafkaBa
         await eventually(as_due)
 
 
+async def test_what_is_finished_is_committed_within_a_second(on_kafka: KafkaBackend) -> None:
+    """Each round begins just after the commit of the one before, so it sees a whole interval."""
+    producer, consumer = await on_kafka.producer(), await on_kafka.consumer()
+    took_s = []
+    for _ in range(5):
+        await producer.publish([message("c1")])
+        records = await take_all([consumer], 1, finish=False)
+        consumer.finish(records)
+        begin_s = time.monotonic()
+        await eventually(on_kafka.empty)
+        took_s.append(time.monotonic() - begin_s)
+    assert min(took_s[1:]) < 1.0, took_s
+
+
 async def test_what_is_finished_behind_an_unfinished_record_is_no_backlog(on_kafka: KafkaBackend) -> None:
     producer, consumer = await on_kafka.producer(), await on_kafka.consumer()
     await producer.publish([message("c1") for _ in range(100)])
@@ -65,6 +80,13 @@ async def test_what_is_finished_behind_an_unfinished_record_is_no_backlog(on_kaf
     other = await on_kafka.consumer()
     await hold_all(on_kafka, other)
     assert await forty_one(), "and after a rebalance"
+
+
+def test_what_was_finished_before_the_oldest_record_that_is_left_counts_for_nothing() -> None:
+    """Retention has deleted up to 60, unfinished and finished ones."""
+    note = kafka_note.encode(0, 100, [range(10, 40), range(55, 70)])
+    backlog = _backlog(TopicPartition("zpush.normal", 0, 0, note), 60, 100)
+    assert (backlog.offset, backlog.messages) == (60, 30)
 
 
 async def test_marks_of_transactions_are_no_messages(on_kafka: KafkaBackend) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -55,6 +56,22 @@ async def test_calls_keep_their_order_whatever_their_size(on_kafka: KafkaBackend
     results = await asyncio.gather(*(producer.publish(call) for call in calls))
     assert all(error is None for result in results for error in result)
     assert written(on_kafka) == [m.id for call in calls for m in call]
+
+
+async def test_what_is_sent_again_is_known_to_the_broker(on_own_kafka: KafkaBackend) -> None:
+    """By the producer's id and a sequence number, which each batch has in the log (KIP-98: at its bytes 43 and 53).
+
+    librdkafka gives them to batches only that all replicas have to acknowledge.
+    """
+    producer = await on_own_kafka.producer()
+    for _ in range(2):
+        assert await producer.publish([message("c1")]) == [None]
+    partition = f"{topic(on_own_kafka)}-{on_own_kafka.layout.partition_of('c1')}"
+    log = (on_own_kafka.server.directory / "data" / partition / f"{0:020}.log").read_bytes()
+    (length,) = struct.unpack_from(">i", log, 8)
+    batches = [struct.unpack_from(">qhi", log, at + 43) for at in (0, 12 + length)]
+    assert batches[0][0] == batches[1][0] >= 0
+    assert [sequence for _, _, sequence in batches] == [0, 1]
 
 
 async def test_what_the_topic_does_not_take_spoils_nothing_else(on_kafka: KafkaBackend) -> None:
@@ -110,6 +127,15 @@ async def test_a_broker_that_says_nothing_is_an_error_after_a_while(on_own_kafka
     await eventually(taken)
 
 
+async def test_while_nobody_answers_a_push_is_refused_at_once(on_kafka: KafkaBackend) -> None:
+    """And does not wait for as long as one that was under way."""
+    producer = KafkaProducer(on_kafka.queue(), "kafka://127.0.0.1:1")
+    await producer.start()
+    refused = producer.publish([message("c1"), message("c2")])
+    assert refused.done() and [type(error) for error in await refused] == [QueueUnavailable] * 2
+    await producer.stop()
+
+
 async def test_idle_connections_that_brokers_close_are_no_outage(make_broker: Callable[..., Broker]) -> None:
     backend = KafkaBackend(make_broker(settings={"connections.max.idle.ms": "1000"}), "zpush")
     producer = await backend.producer()
@@ -138,13 +164,14 @@ async def test_stop_waits_for_what_is_under_way(on_kafka: KafkaBackend) -> None:
 
 
 async def test_what_is_left_at_the_end_is_an_error(on_own_kafka: KafkaBackend) -> None:
-    producer = KafkaProducer(on_own_kafka.queue(), on_own_kafka.server.url)
+    producer = KafkaProducer(on_own_kafka.queue(delivery_timeout_ms="300000"), on_own_kafka.server.url)
     await producer.start()
     assert await producer.publish([message("c1")]) == [None]
     on_own_kafka.server.kill()
     under_way = asyncio.ensure_future(producer.publish([message("c1")]))
     await asyncio.sleep(0)
-    await producer.stop()
+    async with asyncio.timeout(60):
+        await producer.stop()
     [error] = await under_way
     assert isinstance(error, QueueUnavailable)
 

@@ -120,6 +120,20 @@ async def test_records_that_are_in_hand_when_their_partition_goes_are_dropped(ho
     assert world.poller._brought - world.reader.taken == 0, "nothing is waited for that will not come"
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_what_was_read_ahead_of_a_partition_that_goes_is_dropped(is_lost: bool) -> None:
+    reader = Reader(NORMAL, TOPIC, TOPIC, "zpush.dead", CONFIG, 1000, 1.0, lambda *_: None, lambda *_: None, bool)
+    reader.assigned([Tenure((TOPIC, number), 0, Note(0), 10) for number in (0, 1)])
+    reader.answered(True)
+    reader.arrived([Raw(0, 0), Raw(1, 0), Raw(0, 1)])  # type: ignore[list-item]
+    if is_lost:
+        reader.lost([(TOPIC, 0)])
+    else:
+        assert [commit.offset for commit in await reader.give_up([(TOPIC, 0)])] == [0]
+    assert [(r.partition, r.position) for r in reader.take(10)] == [(1, 0)]
+    assert (reader.taken, reader.taken_bytes) == (3, 3), "nothing is waited for that will not come"
+
+
 @pytest.mark.parametrize(("how", "last"), [("_on_revoke", [(0, 0)]), ("_on_lost", [])])
 async def test_a_commit_that_a_rebalance_has_overtaken_is_not_made(how: str, last: list[tuple[int, int]]) -> None:
     """It would take the next owner back to where this one was."""

@@ -11,7 +11,8 @@ import pytest
 from tests.queue.kafka_backend import KafkaBackend
 from tests.queue.test_kafka import topic
 from tests.support import eventually
-from zpush.errors import QueueUnavailable
+from zpush.config.settings import Kafka
+from zpush.errors import QueueFull, QueueUnavailable
 from zpush.queue import kafka_sender
 from zpush.queue.kafka_config import client_config
 from zpush.queue.kafka_sender import Sender
@@ -67,6 +68,21 @@ async def test_at_the_end_all_are_told_however_many_there_are(
         sender.send(topic(on_kafka), b"x", "c1", [], turns.see, index)
     await sender.stop()
     assert len(turns.seen) == COUNT
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 100_000), (1 << 20, 64)])
+async def test_what_waits_for_a_broker_is_bounded(size: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By number, and by bytes with the keys. Nobody listens there."""
+    sender = Sender("zpush-test", client_config("kafka://127.0.0.1:1", Kafka()))
+    sender.open()
+    told: list[Exception | None] = []
+    for index in range(most):
+        sender.send("topic", bytes(size), "c1", [], lambda _, error: told.append(error), index)
+    with pytest.raises(QueueFull):
+        sender.send("topic", bytes(size), "c1", [], lambda *_: None, most)
+    monkeypatch.setattr(kafka_sender, "FLUSH_S", 1.0)
+    await sender.stop()
+    assert {type(error) for error in told} == {QueueUnavailable}
 
 
 async def test_a_stopped_sender_takes_no_more(on_kafka: KafkaBackend) -> None:

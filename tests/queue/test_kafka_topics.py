@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import NewTopic
 
 from tests.kafka.broker import Broker
 from tests.kafka.fixtures import Kafka
@@ -87,6 +88,25 @@ def test_what_exists_is_compared_and_left_alone(kafka: Kafka) -> None:
     assert looks["low"].differences == ()
     other = topics_for(kafka, "queue.partitions=3", "queue.kafka.replication=2").look()
     assert Difference("replication", "1", "2") in other[0].differences
+
+
+def test_a_topic_that_forgets_what_stands_before_a_clients_last_record_is_told(kafka: Kafka) -> None:
+    new = NewTopic(f"{kafka.prefix}.high", 8, 1, config={"cleanup.policy": "compact"})
+    admin = kafka.admin  # its futures end with it
+    admin.create_topics([new])[new.topic].result(TIMEOUT_S)
+    topics = topics_for(kafka)
+    look = wait_until(lambda: (found := topics.look()[0]).exists and found, "it is to be seen")
+    assert Difference("cleanup.policy", "compact", "delete") in look.differences
+
+
+def test_what_is_made_is_awaited(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller has them before a broker tells clients of them."""
+    topics = topics_for(kafka)
+    missing = topics.missing()
+    looks = iter([missing, missing[2:], []])
+    monkeypatch.setattr(topics, "missing", lambda: next(looks))
+    topics.create(missing)
+    assert next(looks, None) is None
 
 
 def test_the_largest_payload_fits(kafka: Kafka) -> None:

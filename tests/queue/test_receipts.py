@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.queue.backends import Backend, StreamsBackend
+from tests.queue.kafka_backend import KafkaBackend
 from tests.support import eventually, halt
 from zpush.errors import QueueUnavailable
 from zpush.protocol.message import new_id
@@ -187,6 +188,16 @@ async def test_a_server_that_comes_back_gets_what_was_written_meanwhile(
     assert all(desk.done)
     clients = [each.client for each in await desk.read("m1")]
     assert list(dict.fromkeys(clients)) == ["before", *(f"c{number}" for number in range(20))]
+
+
+async def test_what_kafkas_own_queue_has_no_room_for_waits_its_turn(
+    on_kafka: KafkaBackend, stack: contextlib.AsyncExitStack
+) -> None:
+    desk = Desk(on_kafka, stack)
+    desk.make_topics()
+    writer = await desk.writer(kafka=on_kafka.queue(queue_buffering_max_messages="3").kafka)
+    await desk.write(writer, *(receipt(client=f"c{number}") for number in range(50)))
+    assert [each.client for each in await desk.read("m1")] == [f"c{number}" for number in range(50)]
 
 
 async def test_what_is_not_written_by_the_end_gets_no_answer(
