@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.master.run import Run, connect
-from tests.support import alive, wait_until
+from tests.support import alive, halt, wait_until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -74,7 +74,7 @@ def test_ctrl_c_reaches_the_whole_group_and_is_no_crash(run: Run) -> None:
     run.start("server.workers=2")
     status = run.ready()
     assert run.process is not None
-    os.kill(run.process.pid, signal.SIGSTOP)  # so that it finds both at once, its own signal and the deaths
+    halt(run.process.pid)  # so that it finds both at once, its own signal and the deaths
     for pid in (run.process.pid, *(each["pid"] for each in status["workers"])):
         os.kill(pid, signal.SIGINT)
     wait_until(lambda: not any(alive(each["pid"]) for each in status["workers"]), "workers have obeyed")

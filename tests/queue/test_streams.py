@@ -202,15 +202,15 @@ async def test_valkey_is_killed_and_restarted_under_load(streams: StreamsBackend
     taken: set[str] = set()
     refused: set[str] = set()
     got: list[tuple[str, bool]] = []
-    ended = asyncio.Event()
+    over, ended = asyncio.Event(), asyncio.Event()
 
     async def send(sender: int) -> None:
-        for _ in range(150):
+        while not over.is_set():
             batch = [message(f"c{sender}-{i}") for i in range(10)]
             for one, error in zip(batch, await producer.publish(batch), strict=True):
                 assert error is None or isinstance(error, QueueUnavailable)
                 (taken if error is None else refused).add(one.id)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
 
     async def read() -> None:
         while not ended.is_set():
@@ -228,8 +228,9 @@ async def test_valkey_is_killed_and_restarted_under_load(streams: StreamsBackend
         await eventually(lambda: not producer.up)
         streams.valkey.restart()
         await eventually(lambda: producer.up and consumer.up)
+    over.set()
     await asyncio.gather(*senders)
-    await eventually(lambda: taken <= {i for i, _ in got}, "everything that was confirmed", 15)
+    await eventually(lambda: taken <= {i for i, _ in got}, "everything that was confirmed")
     await eventually(streams.empty)
     ended.set()
     reader.cancel()

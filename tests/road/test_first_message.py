@@ -27,7 +27,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(keys: Path) -> Iterator[Server]:
-    it = Server("auth.mode=jwt", f"auth.keys_file={keys}", "auth.delayed=true", "auth.delayed_timeout=3s")
+    it = Server("auth.mode=jwt", f"auth.keys_file={keys}", "auth.delayed=true", "auth.delayed_timeout=6s")
     try:
         yield it.start()
         assert it.stop() == 0
@@ -67,11 +67,11 @@ async def test_whoever_says_something_else_is_closed(
 
 async def test_a_newer_token_keeps_the_connection(server: Server, api: Api, connect: Connect, name: str) -> None:
     device = await connect(
-        server, subprotocols=["zpush.v1"], headers={"Authorization": f"Bearer {token(name, ttl_s=4.0)}"}
+        server, subprotocols=["zpush.v1"], headers={"Authorization": f"Bearer {token(name, ttl_s=8.0)}"}
     )
     await device.connection.send(json.dumps({"auth": token(name)}))
     assert await device.receive_json() == {"authenticated": True}
-    short = await connect(server, headers={"Authorization": f"Bearer {token(name + '-short', ttl_s=4.0)}"})
+    short = await connect(server, headers={"Authorization": f"Bearer {token(name + '-short', ttl_s=8.0)}"})
     assert await short.close_code() == 4006, "a token of the same length has ended"
     assert await api.direct(name, "still here") == "delivered"
 
