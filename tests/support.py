@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -45,6 +46,9 @@ _PORTS = _ports()
 _next_port = itertools.count(os.getpid() * 613)
 
 _libc = ctypes.CDLL(None)
+# The kernel ends a child with the thread that made it, and a test's own threads end with its loop. This one is there to
+# the end of the run.
+_spawner = ThreadPoolExecutor(1, "spawner")
 _T = TypeVar("_T")
 
 
@@ -124,7 +128,7 @@ def turns() -> Iterator[Callable[[], int]]:
 
 
 def die_with_parent() -> None:
-    """For preexec_fn: the kernel kills this child when the test that spawned it is gone."""
+    """For preexec_fn: the kernel kills this child when the thread that spawned it is gone."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -134,9 +138,9 @@ def _environ() -> dict[str, str]:
 
 
 def spawn(*argv: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """A child in text mode, from the repository's root, that dies with the test run."""
+    """A child in text mode, from the repository's root, that dies with the test run. From any thread."""
     options = {"cwd": ROOT, "text": True, "env": _environ(), "preexec_fn": die_with_parent, **options}
-    return subprocess.Popen([str(a) for a in argv], **options)
+    return _spawner.submit(lambda: subprocess.Popen([str(a) for a in argv], **options)).result()
 
 
 def run(*argv: str | Path, timeout_s: float = 300.0, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support import Valkey, alive, eventually, lacking, wait_until
+from tests.support import Valkey, alive, end, eventually, lacking, spawn, wait_until
 
 
 def ask(valkey: Valkey, command: str) -> bytes:
@@ -54,3 +57,12 @@ def test_what_is_lacking_skips_and_fails_where_all_is_required(monkeypatch: pyte
     monkeypatch.setenv("ZPUSH_REQUIRE_ALL", "1")
     with pytest.raises(pytest.fail.Exception, match="apt-get install it"):
         lacking("it is not installed (Debian: apt-get install it)")
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it() -> None:
+    """A test's own threads end with its loop, and what they started is perhaps shared by all tests."""
+    with ThreadPoolExecutor(1) as pool:
+        child = pool.submit(spawn, "sleep", "60").result()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    assert end(child) == -signal.SIGKILL

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
@@ -120,21 +120,22 @@ class Regions:
     def __init__(self) -> None:
         self.all = [Region(name) for name in NAMES]
         self.us, self.eu, self.asia = self.all
-        # A child dies with the thread that started it (PR_SET_PDEATHSIG), so these live as long as their regions.
-        self._pool = ThreadPoolExecutor(len(self.all))
 
     def start(self) -> None:
         """Returns when every region has the others' topics."""
         jars()
-        list(self._pool.map(Region.start, self.all))
+        self._at_once(Region.start)
         for region in self.all:
             region.copy_from([other for other in self.all if other is not region])
         for region in self.all:
             wait_until(region.has_copies, f"{region.name} has the others' topics", COPYING_S)
 
     def stop(self) -> None:
-        list(self._pool.map(Region.stop, self.all))
-        self._pool.shutdown()
+        self._at_once(Region.stop)
+
+    def _at_once(self, step: Callable[[Region], None]) -> None:
+        with ThreadPoolExecutor(len(self.all)) as pool:
+            list(pool.map(step, self.all))
 
 
 def main() -> int:

@@ -3,8 +3,7 @@
 Rules. All have the same face: `url`, `primary_of`, `replica_of`, `failover`, `detect_within`, `heal`. Failures are
 detected after half a minute, unless a test asks for sooner: a busy machine must not look like a dead server.
 `failover` does not wait for a detection. `heal` makes everything as it was: all run, each primary has its replica, no
-data, default settings; it is cheap where nothing was disturbed. What starts a process is called from the main thread:
-the kernel ends a child with the thread that made it.
+data, default settings; it is cheap where nothing was disturbed.
 """
 
 from __future__ import annotations
@@ -224,6 +223,11 @@ class Sentinels(Topology):
         for sentinel in self.sentinels:
             sentinel.command("SENTINEL", "DEBUG", "info-period", INFO_PERIOD_MS, "tilt-trigger", TILT_TRIGGER_MS)
         self.detect_within(DOWN_AFTER_MS)
+        wait_until(self._follows, "the replica follows")
+        wait_until(lambda: all(map(_sees_all, self.sentinels)), "the Sentinels see each other and both servers")
+
+    def _follows(self) -> bool:
+        """And all name its primary, or are told to now: a failover may have been under way, and may change it."""
         primary, replica = self.primary_of(), self.replica_of()
         for sentinel in self.sentinels:
             if self._port_named_by(sentinel) != primary.port:
@@ -232,8 +236,7 @@ class Sentinels(Topology):
             primary.command("REPLICAOF", "NO", "ONE")
         if replica.info("role") != "slave":
             replica.command("REPLICAOF", "127.0.0.1", primary.port)
-        wait_until(lambda: replica.info("master_link_status") == "up", "the replica follows")
-        wait_until(lambda: all(map(_sees_all, self.sentinels)), "the Sentinels see each other and both servers")
+        return replica.info("master_link_status") == "up"
 
     def name(self, sentinel: Sentinel, primary: Server) -> None:
         """This Sentinel names another primary, whatever the others say, for two seconds at least."""
