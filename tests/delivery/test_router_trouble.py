@@ -220,6 +220,19 @@ async def test_what_nobody_could_place_before_its_end_is_expired(
     assert 1 < len(world.registry.look_ups) < 160, "without a retry window, and without a busy loop"
 
 
+async def test_what_is_over_when_its_next_turn_comes_is_looked_for_no_more(world: World) -> None:
+    """Its client has come back meanwhile: what is too old, or was answered to who pushed it, is sent to nobody."""
+    one = await world.box("one", "a")
+    world.registry.away = True
+    made = world.router(backoff_s=(3600.0,), max_age_s=0.3)
+    direct = world.out.job("a", "direct", deadline_s=asyncio.get_running_loop().time() + 0.3)
+    made.route([world.out.job("a", "old"), direct])
+    await eventually(lambda: made.parked or world.out.by_id)
+    world.registry.away = False
+    assert await world.out.of("old", "direct") == [EXPIRED, EXPIRED]
+    assert one.table.ids("a") == []
+
+
 async def test_an_owner_has_its_time_from_when_it_is_known(world: World) -> None:
     """What waited for the registry longer than a retry lasts is not given up at the owner's first refusal."""
     one = await world.box("one", "a")
@@ -233,6 +246,33 @@ async def test_an_owner_has_its_time_from_when_it_is_known(world: World) -> None
     assert world.out.by_id == {}
     world.registry.put("a", one, epoch=2)
     assert await world.out.of("m1", "m2") == [DELIVERED, DELIVERED]
+
+
+async def test_an_owner_has_no_time_beyond_the_end_of_a_message(world: World) -> None:
+    world.registry.live["mute"] = Node("mute", "not an address", "local", NodeState.UP)
+    world.registry.put("a", "mute")
+    world.registry.away = True
+    world.router(retry_s=3600.0, max_age_s=0.5).route(world.out.jobs(("a", "m1")))
+    await tries(world, 2)
+    world.registry.away = False
+    [outcome] = await world.out.of("m1")
+    assert outcome in (OFFLINE, EXPIRED), "the latter where it was over before anybody knew the owner"
+
+
+async def test_what_has_a_deadline_of_its_own_is_tried_until_then(world: World) -> None:
+    """Also where the owner becomes known later; how long others are tried says nothing of it."""
+    one = await world.box("one", "a")
+    world.registry.live["mute"] = Node("mute", "not an address", "local", NodeState.UP)
+    world.registry.put("a", "mute")
+    world.registry.away = True
+    deadline_s = asyncio.get_running_loop().time() + 3600
+    world.router(retry_s=0.02).route([world.out.job("a", "direct", deadline_s=deadline_s)])
+    await tries(world, 2)
+    world.registry.away = False
+    await tries(world, 10)  # 20 ms each
+    assert world.out.by_id == {}
+    world.registry.put("a", one, epoch=2)
+    assert await world.out.of("direct") == [DELIVERED]
 
 
 async def test_a_miss_is_transient_for_a_node_ttl_after_a_reconnect(world: World) -> None:

@@ -21,7 +21,7 @@ from zpush.errors import QueueUnavailable
 from zpush.protocol.message import Priority
 from zpush.queue import kafka_names
 from zpush.queue.entry import MAX_PAYLOAD_BYTES
-from zpush.queue.kafka_consumer import AHEAD_BATCHES, KafkaConsumer
+from zpush.queue.kafka_consumer import KafkaConsumer
 from zpush.queue.kafka_topics import Topics
 
 NORMAL = Priority.NORMAL
@@ -125,56 +125,6 @@ async def test_letters_that_cannot_be_written_are_written_later(on_kafka: KafkaB
 
     await eventually(all_written)
     assert Counter(letter["entry"] for letter in await on_kafka.dead()) == Counter(map(str, range(1500)))
-
-
-# Reading ahead
-
-
-async def test_what_waits_here_is_bounded_and_rebalances_are_answered_meanwhile(on_kafka: KafkaBackend) -> None:
-    """A reader that takes nothing pauses its partitions, gives some up all the same, and goes on when there is room."""
-    producer, first = await on_kafka.producer(), await on_kafka.consumer(batch=20, sure=True)
-    sent = [message(f"c{i % 97}", "x" * 300) for i in range(4000)]
-    assert await producer.publish(sent) == [None] * len(sent)
-    reader = first._readers[NORMAL]
-    await eventually(lambda: reader._poller._is_paused, "it has enough")
-    assert len(reader._buffer) <= (AHEAD_BATCHES + 1) * 20
-    second = await on_kafka.consumer(batch=20, sure=True)
-    await eventually(lambda: len(on_kafka.partitions_of(second)) == 2 == len(on_kafka.partitions_of(first)))
-    assert reader._poller._is_paused, "it took nothing"
-    await on_kafka.stop(second)  # unread
-    await hold_all(on_kafka, first)
-    records = await take_all([first], len(sent))
-    assert Counter(r.message.id for r in records) == Counter(m.id for m in sent)
-    assert not any(r.redelivered for r in records)
-
-
-async def test_partitions_that_come_back_after_a_pause_are_read(on_kafka: KafkaBackend) -> None:
-    """librdkafka remembers a pause beyond the revocation of what was paused."""
-    producer, first = await on_kafka.producer(), await on_kafka.consumer(batch=20)
-    await producer.publish([message(f"c{i % 97}") for i in range(400)])
-    reader = first._readers[NORMAL]
-    await eventually(lambda: reader._poller._is_paused)
-    second = await on_kafka.consumer(batch=20)
-    await eventually(lambda: len(on_kafka.partitions_of(second)) == 2 == len(on_kafka.partitions_of(first)))
-    await take_all([first, second], 400)
-    await eventually(lambda: not reader._poller._is_paused)
-    await on_kafka.stop(second)
-    await hold_all(on_kafka, first)
-    await producer.publish([message(f"c{i % 97}") for i in range(400)])
-    assert len(await take_all([first], 400)) == 400
-
-
-async def test_bytes_are_bounded_too(on_kafka: KafkaBackend) -> None:
-    producer, consumer = await on_kafka.producer(), await on_kafka.consumer()
-    sent = [message(f"c{i}", "x" * 500_000) for i in range(100)]
-    for one in sent:
-        assert await producer.publish([one]) == [None]
-    reader = consumer._readers[NORMAL]
-    await eventually(lambda: reader._poller._is_paused)
-    waiting = sum(map(len, reader._buffer))
-    assert waiting < 8 * 2**20 + 500 * 500_000 and len(reader._buffer) < 100, "a batch past the bound at most"
-    records = await take_all([consumer], 100)
-    assert {r.message.id for r in records} == {m.id for m in sent}
 
 
 # Who reads what
@@ -345,6 +295,32 @@ async def test_records_that_retention_deleted_unread_are_no_backlog(
     records = await take_all([second], 40)
     assert [r.message.id for r in records] == [m.id for m in sent[60:]]
     assert "retention deleted unread records" in caplog.text
+
+
+async def test_what_is_finished_behind_records_that_retention_deleted_is_not_read_again(
+    on_kafka: KafkaBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The note outlives the record that it was committed with."""
+    producer, first = await on_kafka.producer(), await on_kafka.consumer()
+    sent = [message("c1") for _ in range(100)]
+    await producer.publish(sent)
+    records = await take_all([first], 100, finish=False)
+    first.finish(records[:10] + records[50:65] + records[70:])
+    await on_kafka.stop(first)
+    admin = AdminClient({"bootstrap.servers": on_kafka.server.bootstrap})
+    until = TopicPartition(topic(on_kafka), on_kafka.layout.partition_of("c1"), 60)
+    for deleted in admin.delete_records([until]).values():
+        deleted.result(TIMEOUT_S)
+    assert (await on_kafka.lag()).messages == 5
+    second = await on_kafka.consumer()
+    fresh = message("c1")
+    await producer.publish([fresh])
+    again = await take_all([second], 6)
+    assert [r.message.id for r in again] == [m.id for m in [*sent[65:70], fresh]]
+    assert [r.redelivered for r in again] == [True] * 5 + [False]
+    await eventually(on_kafka.empty)
+    [told] = [record for record in caplog.records if record.getMessage() == "retention deleted unread records"]
+    assert told.fields["count"] == 40  # type: ignore[attr-defined]
 
 
 async def test_records_that_retention_deletes_under_a_reader_that_lags_are_told_of_and_the_rest_is_read(

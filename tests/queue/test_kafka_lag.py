@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from tests.kafka.fixtures import Kafka
 from tests.queue.backends import message, take_all
@@ -16,7 +16,7 @@ from tests.queue.test_kafka import delete_topic, hold_all, topic
 from tests.support import eventually
 from zpush.errors import QueueUnavailable
 from zpush.protocol.message import Priority
-from zpush.queue import kafka_note
+from zpush.queue import kafka_names, kafka_note
 from zpush.queue.kafka_consumer import COMMIT_S
 from zpush.queue.kafka_lag import LagReader, _backlog
 
@@ -105,6 +105,56 @@ def test_what_was_finished_before_the_oldest_record_that_is_left_counts_for_noth
     note = kafka_note.encode(0, 100, [range(10, 40), range(55, 70)])
     backlog = _backlog(TopicPartition("zpush.normal", 0, 0, note), 60, 100)
     assert (backlog.offset, backlog.messages) == (60, 30)
+
+
+async def test_what_was_committed_for_a_longer_log_is_as_good_as_nothing(on_kafka: KafkaBackend) -> None:
+    """Brokers lost the log's end, or somebody set the offset by hand. A reader begins with the oldest record."""
+    producer = await on_kafka.producer()
+    await producer.publish([message("c1") for _ in range(5)])
+    group = kafka_names.group(on_kafka.queue().kafka.group, NORMAL)
+    note = kafka_note.encode(1000, 2000, [range(1001, 1500)])
+    beyond = TopicPartition(topic(on_kafka), on_kafka.layout.partition_of("c1"), 1000, note)
+    somebody = Consumer({"bootstrap.servers": on_kafka.server.bootstrap, "group.id": group})
+    somebody.commit(offsets=[beyond], asynchronous=False)
+    somebody.close()
+    lag = (await producer.lag())[NORMAL]
+    assert lag.messages == 5 and lag.age_s > 0
+    assert len(await take_all([await on_kafka.consumer()], 5)) == 5
+    await eventually(on_kafka.empty)
+
+
+async def test_an_end_that_is_older_than_a_commit_makes_no_backlog(
+    on_kafka: KafkaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is read, more is written, finished and committed."""
+    producer, consumer = await on_kafka.producer(), await on_kafka.consumer()
+    await producer.publish([message("c1") for _ in range(50)])
+    await take_all([consumer], 50)
+    await eventually(on_kafka.empty)
+    reader = LagReader(on_kafka.queue(), on_kafka.server.url)
+    loop = asyncio.get_running_loop()
+    steps: list[str] = []
+
+    async def more() -> None:
+        await producer.publish([message("c1")])
+        await take_all([consumer], 1)
+        await eventually(on_kafka.empty)
+
+    def slow(name: str) -> None:
+        step = getattr(reader, name)
+
+        def slowly(*arguments: Any) -> Any:
+            found = step(*arguments)
+            steps.append(name)
+            asyncio.run_coroutine_threadsafe(more(), loop).result(TIMEOUT_S)
+            return found
+
+        monkeypatch.setattr(reader, name, slowly)
+
+    slow("_committed")
+    slow("_offsets")
+    assert (await reader.read())[NORMAL].messages <= len(steps)
+    await reader.close()
 
 
 async def test_marks_of_transactions_are_no_messages(on_kafka: KafkaBackend) -> None:

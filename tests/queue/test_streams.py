@@ -165,6 +165,23 @@ async def test_a_reply_that_was_lost_is_read_again_and_is_no_redelivery(streams:
     assert [r.redelivered for r in records] == [False] * 10
 
 
+async def test_letters_that_cannot_be_written_are_written_later(
+    streams: StreamsBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody has put something else where they belong. Until they are written their entries are not finished."""
+    await streams.redis.set(streams.layout.dead, "a string")
+    producer, consumer = await streams.producer(), await streams.consumer()
+    entry = await streams.inject(NORMAL, streams.layout.partition_of("c1"), {"nonsense": b"1"})
+    await producer.publish([message("c1", "behind it")])
+    assert (await take_all([consumer], 1))[0].message.payload == b"behind it"
+    await eventually(lambda: caplog.text.count("cannot write a dead letter") > 1, "it is tried again")
+    assert (await streams.lag()).messages == 1 and streams.dead_letters == []
+    await streams.redis.delete(streams.layout.dead)
+    await eventually(streams.empty)
+    assert [letter["entry"] for letter in await streams.dead()] == [entry]
+    assert streams.dead_letters == [(NORMAL, False)]
+
+
 async def test_an_idle_reader_is_woken_at_once_by_every_stream(streams: StreamsBackend) -> None:
     """Without the waker a message would wait for a round; a stream that just ended must not wait for BLOCK either."""
     producer, consumer = await streams.producer(), await streams.consumer(lease_ttl_s=60)

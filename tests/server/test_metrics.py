@@ -148,8 +148,16 @@ async def test_lag_is_missing_while_the_queue_is_away_or_hangs(
         await asyncio.Event().wait()
         return {}
 
+    async def known() -> Mapping[Priority, Lag]:
+        return {Priority.HIGH: Lag(12, 1.5)}
+
+    gauges = {"zpush_queue_lag_messages", "zpush_queue_age_seconds"}
     monkeypatch.setattr(metrics, "LAG_TIMEOUT_S", 0.05)
-    for getter in (away, hangs):
-        samples = await scrape(Metrics(board, getter))
-        assert not any(name.startswith("zpush_queue_lag") for name, _ in samples)
+    monkeypatch.setattr(metrics, "LAG_CACHE_S", 0.0)
+    for trouble in (away, hangs):
+        answers = iter((known, trouble))
+        reader = Metrics(board, lambda answers=answers: next(answers)())  # type: ignore[misc]
+        assert gauges <= {name for name, _ in await scrape(reader)}
+        samples = await scrape(reader)
+        assert not gauges & {name for name, _ in samples}, "what it was before says nothing of now"
         assert ("zpush_registry_up", ()) in samples

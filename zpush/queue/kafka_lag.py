@@ -1,9 +1,10 @@
 """How far behind the queue is, with or without a consumer: from log ends, committed offsets and the notes beside them.
 
 Rules. A partition's backlog is what lies between its committed offset and its end, less what the note tells as
-finished. Where nothing was ever committed it begins with the oldest record that is still there, as a reader would; what
-retention deleted is no backlog. The age is the oldest unfinished record's own: it is read, one record a partition, and
-remembered. A stretch that holds no record at all (the marks of transactions) is no backlog either.
+finished. Where nothing was ever committed, or what lies beyond the end, it begins with the oldest record that is still
+there, as a reader would; what retention deleted is no backlog. The age is the oldest unfinished record's own: it is
+read, one record a partition, and remembered. A stretch that holds no record at all (the marks of transactions) is no
+backlog either.
 
 All calls block, so they are made in a thread; one reading at a time.
 """
@@ -109,12 +110,14 @@ class LagReader:
         every = [TopicPartition(*key) for of_priority in keys.values() for key in of_priority]
         if not every:
             return {priority: [] for priority in Priority}
+        committed = {priority: self._committed(admin, priority, keys[priority]) for priority in Priority}
+        # After these: what is written and committed meanwhile would lie beyond an end that is older.
         firsts, ends = (self._offsets(admin, every, which) for which in (_EARLIEST, _LATEST))
         return {
             priority: [
-                _backlog(committed, firsts[key], ends[key])
-                for committed in self._committed(admin, priority, keys[priority])
-                if (key := (committed.topic, committed.partition)) in firsts and key in ends
+                _backlog(each, firsts[key], ends[key])
+                for each in committed[priority]
+                if (key := (each.topic, each.partition)) in firsts and key in ends
             ]
             for priority in Priority
         }
@@ -188,10 +191,14 @@ _NOT_NOW = frozenset(
 
 
 def _backlog(committed: TopicPartition, first: int, end: int) -> _Backlog:
-    offset = max(first, committed.offset)  # no commit is a negative offset
+    """Where a reader would begin that was assigned it now, and what it would find."""
+    key = (committed.topic, committed.partition)
+    if not 0 <= committed.offset <= end:  # nothing was committed, or for a log that was longer
+        return _Backlog(key, first, max(0, end - first))
+    offset = max(first, committed.offset)
     note = kafka_note.decode(committed.metadata, committed.offset)
     finished = sum(len(range(max(run.start, offset), min(run.stop, end))) for run in note.finished)
-    return _Backlog((committed.topic, committed.partition), offset, max(0, end - offset - finished))
+    return _Backlog(key, offset, max(0, end - offset - finished))
 
 
 def _result(answer: Future[Any]) -> Any:

@@ -330,8 +330,9 @@ def _tenure(consumer: Consumer, committed: TopicPartition) -> Tenure:
         raise KafkaException(committed.error)
     key, offset = (committed.topic, committed.partition), committed.offset
     first, end = consumer.get_watermark_offsets(committed, LOOK_UP_S)
-    if first <= offset <= end:
-        return Tenure(key, offset, kafka_note.decode(committed.metadata, offset), end)
-    if offset >= 0:
-        _tell_deleted(key, first - offset)
-    return Tenure(key, first, Note(first), end)  # nothing was committed, or for a topic that was deleted since
+    if not 0 <= offset <= end:  # nothing was committed, or for a topic that was deleted since
+        return Tenure(key, first, Note(first), end)
+    note = kafka_note.decode(committed.metadata, offset)
+    finished = sum(len(range(run.start, min(run.stop, first))) for run in note.finished)
+    _tell_deleted(key, first - offset - finished)
+    return Tenure(key, max(first, offset), note, end)
