@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
+from tests.delivery.test_schedule import Waiting
 from tests.delivery.test_tally import outcomes, taken
 from tests.delivery.world import Box, Memory, caller
 from tests.queue.backends import StreamsBackend, message
-from tests.support import Valkey, eventually
+from tests.support import Valkey, eventually, turns
+from zpush._fast.record import Record
 from zpush.config.settings import Processor as Settings
 from zpush.delivery import fan_out
 from zpush.delivery.fan_out import FanOut
-from zpush.delivery.processor import TICK_S, WINDOW_BATCHES, Processor
+from zpush.delivery.processor import LOW_SLICE, TICK_S, WINDOW_BATCHES, Processor
 from zpush.delivery.receipts import Receipts
 from zpush.delivery.router import Router
 from zpush.delivery.tally import Tally
@@ -294,6 +297,41 @@ async def test_high_passes_a_backlog_of_low(line: Line) -> None:
     assert line.processor.in_flight < 2 * WINDOW_BATCHES * 20
     box.table.settle()
     await eventually(lambda: line.queue.empty(LOW), "low goes on")
+
+
+async def test_lower_priorities_are_taken_in_slices(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that high ones are looked for in between, and come in: a draw is made in a turn of the loop's own."""
+    sizes: dict[Priority, list[int]] = {priority: [] for priority in Priority}
+    in_turns: Counter[tuple[Priority, int]] = Counter()
+    take = StreamConsumer.take
+
+    def seen(consumer: StreamConsumer, priority: Priority, limit: int) -> list[Record]:
+        records = take(consumer, priority, limit)
+        sizes[priority].append(len(records))
+        in_turns[priority, had()] += len(records)
+        return records
+
+    monkeypatch.setattr(StreamConsumer, "take", seen)
+    await line.box("one", "c1")
+    line.producer = await line.queue.producer()
+    await line.push(*(message("c1", priority=priority) for priority in Priority for _ in range(300)))
+    with turns() as had:
+        await line.start(batch=500)
+        for priority in Priority:
+            await line.counted(300, priority=priority)
+    assert max(sizes[NORMAL] + sizes[LOW]) <= LOW_SLICE < max(sizes[HIGH])
+    assert max(count for (priority, _), count in in_turns.items() if priority is not HIGH) <= 2 * LOW_SLICE
+
+
+async def test_low_has_the_floor_that_is_set(line: Line) -> None:
+    """At the start, and when another one is used."""
+    processor = await line.start(low_floor=0.2)
+    for floor, shares in ((0.2, [64, 16, 20]), (0.5, [25, 25, 50]), (0.0, [100, 0, 0])):
+        if floor != 0.2:
+            processor.use(Settings(low_floor=floor))
+        waiting = Waiting(high=100, normal=100, low=100)
+        processor._schedule.draw(100, waiting.take)
+        assert [waiting.taken[priority] for priority in Priority] == shares
 
 
 async def test_parked_messages_do_not_fill_the_window(line: Line) -> None:

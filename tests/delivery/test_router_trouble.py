@@ -63,6 +63,22 @@ async def test_a_node_that_is_refused_and_announced_again_and_again(world: World
     assert 2 <= len(world.registry.withdrawn) <= 40
 
 
+async def test_an_owner_that_refuses_again_and_again_is_tried_for_as_long_as_any(world: World) -> None:
+    dead, two = await world.box("dead", "a"), await world.box("two", "a")
+    world.registry.put("a", dead)
+    await dead.die()
+
+    async def withdraw(node_id: str) -> None:
+        """It announces itself at once; the client goes elsewhere in the end."""
+        world.registry.withdrawn.append(node_id)
+        if len(world.registry.withdrawn) == 4:
+            world.registry.put("a", two, epoch=2)
+
+    world.registry.withdraw = withdraw  # type: ignore[method-assign]
+    world.router(retry_s=60).route(world.out.jobs(("a", "m1")))
+    assert await world.out.of("m1") == [DELIVERED]
+
+
 async def test_an_owner_that_breaks_off_is_tried_again(world: World) -> None:
     one = await world.box("one", "a")
     taken = one.table.deliver
@@ -328,6 +344,20 @@ async def test_a_stale_route_whose_lease_cannot_be_removed_now(world: World) -> 
     one.table.deliver = deliver  # type: ignore[method-assign]
     world.registry.away = False
     assert await world.out.of("m1") == [OFFLINE]
+
+
+async def test_what_ends_before_anybody_can_say_whether_its_route_was_stale_is_expired(world: World) -> None:
+    one = await world.box("one")
+    world.registry.put("a", one)
+    deliver = one.table.deliver
+
+    def away(*args: object) -> bytes:
+        world.registry.away = True
+        return deliver(*args)  # type: ignore[arg-type]
+
+    one.table.deliver = away  # type: ignore[method-assign]
+    world.router(backoff_s=(3600.0,), max_age_s=0.5).route(world.out.jobs(("a", "m1")))
+    assert await world.out.of("m1") == [EXPIRED]
 
 
 async def test_one_clients_trouble_is_nobody_elses(world: World) -> None:

@@ -162,6 +162,15 @@ def test_a_port_that_is_taken_before_the_broker_has_it_is_replaced(monkeypatch: 
             broker.stop()
 
 
+def test_a_port_that_was_asked_for_is_not_replaced_and_nothing_is_left() -> None:
+    need_java()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        broker = Broker(port=other.getsockname()[1])
+        with pytest.raises(RuntimeError, match="already in use"):
+            broker.start()
+    assert not broker.directory.exists()
+
+
 def test_a_folder_is_made_once_by_however_many(tmp_path: Path) -> None:
     made = []
 
@@ -217,9 +226,13 @@ def test_jars_are_fetched_once(tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text().count("\n") == 1
 
 
-def test_what_maven_says_is_told_where_it_fails(tmp_path: Path) -> None:
-    """It has fetched some of them."""
-    done = run(sys.executable, "-c", ASK, env=machine(tmp_path, java=JAVA, mvn=f"{MAVEN}\necho no network; exit 1"))
+@pytest.mark.parametrize(
+    "maven",
+    [f"{MAVEN}\necho no network; exit 1", "echo no network"],
+    ids=["it has fetched some of them", "it says that all is well"],
+)
+def test_what_maven_says_is_told_where_it_fails(tmp_path: Path, maven: str) -> None:
+    done = run(sys.executable, "-c", ASK, env=machine(tmp_path, java=JAVA, mvn=maven))
     assert "failed:\nno network" in done.stderr
     assert not list(tmp_path.glob(".cache/zpush/*/libs"))
 

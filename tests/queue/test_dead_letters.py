@@ -17,7 +17,7 @@ from tests.kafka.fixtures import Kafka
 from tests.queue.backends import Backend, StreamsBackend, message, take_all
 from tests.queue.kafka_backend import KafkaBackend, read_all
 from tests.support import eventually
-from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable
+from zpush.errors import MalformedMessage, QueueFull, QueueUnavailable, Unavailable
 from zpush.protocol.message import Priority
 from zpush.queue import kafka_scan, stream_dead_letters
 from zpush.queue.base import DeadLetters
@@ -311,6 +311,24 @@ async def test_what_a_full_stream_does_not_take_stays(streams: StreamsBackend, o
     letters = await open_letters(streams, max_messages=20)  # five a stream
     assert [type(error) for error in await replay_all(letters)] == [type(None), QueueFull, QueueFull]
     assert [each.value for each in await all_of(letters)] == [b"1", b"2"]
+
+
+async def test_a_letter_whose_record_was_published_perhaps_stays(
+    streams: StreamsBackend, open_letters: OpenLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection broke before the answer came, and is there again."""
+    await write_letter(streams, {"key": b"c1", "payload": b"x"})
+    letters = await open_letters(streams)
+    (letter,) = await all_of(letters)
+
+    async def lost(script: Any, calls: Sequence[Any]) -> list[Exception]:
+        return [Unavailable("the connection was lost") for _ in calls]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(letters._store, "eval_many", lost)  # type: ignore[attr-defined]
+        (error,) = await letters.replay([letter])
+    assert isinstance(error, QueueUnavailable)
+    assert [each.name for each in await all_of(letters)] == [letter.name]
 
 
 async def test_a_stream_that_is_read_no_more_is_not_its_place(

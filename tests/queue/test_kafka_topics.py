@@ -136,6 +136,14 @@ def test_a_topic_that_cannot_be_made_is_told(kafka: Kafka) -> None:
         topics.create(topics.missing())
 
 
+def test_by_default_the_brokers_say_how_many_replicas(make_broker: Callable[..., Broker]) -> None:
+    broker = make_broker(settings={"default.replication.factor": "2"})  # more than there are
+    settings = config.load(None, {}, [f"queue.url={broker.url}"])
+    topics = Topics(settings.queue, settings.queue.url, TIMEOUT_S)
+    with pytest.raises(QueueUnavailable, match=r"cannot make zpush\.high: .*[Rr]eplication"):
+        topics.create(topics.missing())
+
+
 def test_nobody_there() -> None:
     port = free_port()
     settings = config.load(None, {}, [f"queue.url=kafka://127.0.0.1:{port}"])

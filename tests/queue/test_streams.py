@@ -8,13 +8,13 @@ import math
 import pytest
 
 from tests.queue.backends import StreamsBackend, message, take_all
-from tests.support import eventually, turns
+from tests.support import eventually, halt, turns
 from zpush.config.settings import Queue
 from zpush.errors import ConfigError, QueueUnavailable
 from zpush.protocol.message import Priority
 from zpush.queue.open import open_consumer, open_producer
 from zpush.queue.partition import Partition
-from zpush.queue.stream_consumer import StreamConsumer
+from zpush.queue.stream_consumer import FINISH_ENTRIES, StreamConsumer
 from zpush.queue.streams import SLICE
 from zpush.queue.tenure import ROUNDS_PER_TTL
 from zpush.queue.wake import BLOCK_MS
@@ -76,6 +76,29 @@ async def test_a_reader_stops_handing_out_when_its_lease_may_be_over(streams: St
     assert consumer.take(NORMAL, 100) == []
 
 
+async def test_a_lease_that_was_renewed_is_over_by_the_readers_own_clock(streams: StreamsBackend) -> None:
+    consumer = await streams.consumer()
+    await eventually(lambda: len(streams.partitions_of(consumer)) == 4)
+    held = consumer._tenures.held[NORMAL][0]
+    claimed_until_s = held.valid_until_s
+    await eventually(lambda: held.valid_until_s > claimed_until_s, "it is renewed")
+    streams.valkey.kill()
+    await eventually(lambda: not streams.partitions_of(consumer), "nobody else says so")
+
+
+async def test_nothing_more_is_taken_of_a_stream_that_is_given_up(streams: StreamsBackend) -> None:
+    producer, first = await streams.producer(), await streams.consumer(sure=True)
+    await producer.publish([message(f"c{i}") for i in range(200)])
+    await eventually(lambda: streams.partitions_ahead(first) == 4)
+    one_of_each = [record for _ in range(4) for record in first.take(NORMAL, 1)]
+    assert len({record.partition for record in one_of_each}) == 4
+    await streams.consumer(sure=True)
+    held = first._tenures.held[NORMAL]
+    await eventually(lambda: any(partition.leaving for partition in held.values()))
+    kept = {number for number, partition in held.items() if not partition.leaving}
+    assert {record.partition for record in first.take(NORMAL, 200)} == kept and len(kept) == 2
+
+
 async def test_a_lost_lease_is_told_and_read_again_as_redelivered(streams: StreamsBackend) -> None:
     producer, consumer = await streams.producer(), await streams.consumer()
     revoked: list[tuple[Priority, int]] = []
@@ -88,6 +111,36 @@ async def test_a_lost_lease_is_told_and_read_again_as_redelivered(streams: Strea
     (again,) = await take_all([consumer], 1)
     assert again.redelivered and again.message.id == record.message.id
     await eventually(streams.empty)
+
+
+def lease_of(partition: Partition) -> str:
+    return f"{{{partition.stream}}}:reader"
+
+
+async def test_a_lease_that_is_anothers_by_now_is_not_renewed(streams: StreamsBackend) -> None:
+    """Nothing is read or finished that would tell."""
+    producer, consumer = await streams.producer(), await streams.consumer()
+    revoked: list[tuple[Priority, int]] = []
+    consumer.on_revoked(lambda priority, partition: revoked.append((priority, partition)))
+    await producer.publish([message("c1")])
+    await consumer.wait([NORMAL])
+    held = consumer._tenures.held[NORMAL][streams.layout.partition_of("c1")]
+    await eventually(lambda: held.idle)
+    held.reading = True
+    await streams.redis.set(lease_of(held), "another.1", px=60_000)
+    await eventually(lambda: (NORMAL, held.number) in revoked, "the next round")
+    assert consumer.take(NORMAL, 10) == [], "it was read ahead"
+
+
+async def test_who_has_lost_a_lease_gives_nothing_up(streams: StreamsBackend) -> None:
+    producer, consumer = await streams.producer(), await streams.consumer()
+    await producer.publish([message("c1")])
+    await consumer.wait([NORMAL])
+    [held] = [partition for partition in await pause(consumer) if partition.buffer]
+    await streams.redis.set(lease_of(held), "another.1", px=60_000)
+    await streams.stop(consumer)
+    assert await streams.redis.get(lease_of(held)) == b"another.1"
+    assert (await streams.redis.xpending(held.stream, "zpush"))["pending"] == 1, "what is pending is the other one's"
 
 
 async def test_a_deleted_stream_is_begun_anew(streams: StreamsBackend) -> None:
@@ -107,6 +160,30 @@ async def test_what_is_finished_leaves_nothing_behind(streams: StreamsBackend) -
         stream = streams.layout.stream(NORMAL, partition)
         assert (await streams.redis.xpending(stream, "zpush"))["pending"] == 0
         assert await streams.redis.xlen(stream) == 0
+
+
+async def test_what_is_finished_as_the_server_dies_is_forgotten_when_it_is_back(streams: StreamsBackend) -> None:
+    producer, consumer = await streams.producer(), await streams.consumer(lease_ttl_s=60)
+    await producer.publish([message("c1") for _ in range(20)])
+    records = await take_all([consumer], 20, finish=False)
+    halt(streams.valkey.pid)
+    consumer.finish(records)
+    await eventually(lambda: any(partition.finishing for partition in consumer._tenures.partitions()), "it is sent")
+    streams.valkey.kill()
+    await eventually(lambda: not producer.up and not consumer.up)
+    streams.valkey.restart()
+    await eventually(lambda: producer.up and consumer.up)
+    await eventually(streams.empty)
+
+
+async def test_who_leaves_takes_the_time_to_have_all_forgotten_that_is_finished(streams: StreamsBackend) -> None:
+    """More than one call of the script takes."""
+    producer, consumer = await streams.producer(), await streams.consumer(batch=2000, sure=True)
+    count = 2 * FINISH_ENTRIES + 1
+    await producer.publish([message("c1") for _ in range(count)])
+    consumer.finish(await take_all([consumer], count, finish=False))
+    await streams.stop(consumer)
+    assert await streams.empty()
 
 
 async def test_reading_ahead_is_bounded(streams: StreamsBackend) -> None:
