@@ -165,6 +165,12 @@ class KafkaBackend(Base):
         producer.produce(where, b"x", b"c1", partition, timestamp=timestamp_ms)
         assert await asyncio.to_thread(producer.flush, TIMEOUT_S) == 0
 
+    def delete_before(self, offset: int, name: str, partition: int) -> None:
+        """As retention does."""
+        place = TopicPartition(f"{self.layout.prefix}.{name}", partition, offset)
+        admin = AdminClient({"bootstrap.servers": self.server.bootstrap})
+        admin.delete_records([place])[place].result(TIMEOUT_S)
+
     def topics(self) -> set[str]:
         return set(AdminClient({"bootstrap.servers": self.server.bootstrap}).list_topics(timeout=TIMEOUT_S).topics)
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.kafka.fixtures import Kafka
@@ -383,7 +382,7 @@ async def test_what_retention_deletes_meanwhile_is_passed_over(
 ) -> None:
     await write_letters(on_kafka, [{"key": b"c1", "payload": b"%d" % number} for number in range(6)])
     letters = await open_letters(on_kafka)
-    delete_before(on_kafka, 3)
+    on_kafka.delete_before(3, "dead", 0)
     assert [each.value for each in await all_of(letters)] == [b"3", b"4", b"5"]
 
 
@@ -394,18 +393,11 @@ async def test_what_was_replayed_is_remembered_beyond_what_retention_deletes(
     letters = await open_letters(on_kafka)
     letter = await letters.find("0:4")
     assert letter is not None and await letters.replay([letter]) == [None]
-    delete_before(on_kafka, 3)
+    on_kafka.delete_before(3, "dead", 0)
     letters = await open_letters(on_kafka)
     assert await letters.find("0:1") is None
     assert await letters.count() == 2
     assert [each.value for each in await all_of(letters)] == [b"3", b"5"]
-
-
-def delete_before(on_kafka: KafkaBackend, offset: int) -> None:
-    """As retention does."""
-    admin = AdminClient({"bootstrap.servers": on_kafka.server.bootstrap})
-    for deleted in admin.delete_records([TopicPartition(f"{on_kafka.layout.prefix}.dead", 0, offset)]).values():
-        deleted.result(30)
 
 
 def own_fields(

@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
 from tests.kafka import raw
@@ -286,10 +286,7 @@ async def test_records_that_retention_deleted_unread_are_no_backlog(
     await take_all([first], 100, finish=False)
     await eventually(lambda: first._readers[NORMAL]._committing == [])
     await on_kafka.stop(first)
-    admin = AdminClient({"bootstrap.servers": on_kafka.server.bootstrap})
-    until = TopicPartition(topic(on_kafka), on_kafka.layout.partition_of("c1"), 60)
-    for deleted in admin.delete_records([until]).values():
-        deleted.result(TIMEOUT_S)
+    on_kafka.delete_before(60, "normal", on_kafka.layout.partition_of("c1"))
     assert (await on_kafka.lag()).messages == 40
     second = await on_kafka.consumer()
     records = await take_all([second], 40)
@@ -307,10 +304,7 @@ async def test_what_is_finished_behind_records_that_retention_deleted_is_not_rea
     records = await take_all([first], 100, finish=False)
     first.finish(records[:10] + records[50:65] + records[70:])
     await on_kafka.stop(first)
-    admin = AdminClient({"bootstrap.servers": on_kafka.server.bootstrap})
-    until = TopicPartition(topic(on_kafka), on_kafka.layout.partition_of("c1"), 60)
-    for deleted in admin.delete_records([until]).values():
-        deleted.result(TIMEOUT_S)
+    on_kafka.delete_before(60, "normal", on_kafka.layout.partition_of("c1"))
     assert (await on_kafka.lag()).messages == 5
     second = await on_kafka.consumer()
     fresh = message("c1")
@@ -330,9 +324,7 @@ async def test_records_that_retention_deletes_under_a_reader_that_lags_are_told_
     await on_kafka.produce_many(NORMAL, partition, [(b"x" * 1000, b"c1", [])] * count)
     first = await take_all([consumer], 10)
     await eventually(lambda: consumer._readers[NORMAL]._poller._is_paused, "it has read ahead what it may")
-    admin = AdminClient({"bootstrap.servers": on_kafka.server.bootstrap})
-    for done in admin.delete_records([TopicPartition(topic(on_kafka), partition, deleted)]).values():
-        done.result(TIMEOUT_S)
+    on_kafka.delete_before(deleted, "normal", partition)
     got = [record.position for record in first]
     while got[-1] != count - 1:
         await asyncio.wait_for(consumer.wait([NORMAL]), TIMEOUT_S)

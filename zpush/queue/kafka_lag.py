@@ -192,13 +192,9 @@ _NOT_NOW = frozenset(
 
 def _backlog(committed: TopicPartition, first: int, end: int) -> _Backlog:
     """Where a reader would begin that was assigned it now, and what it would find."""
-    key = (committed.topic, committed.partition)
-    if not 0 <= committed.offset <= end:  # nothing was committed, or for a log that was longer
-        return _Backlog(key, first, max(0, end - first))
-    offset = max(first, committed.offset)
-    note = kafka_note.decode(committed.metadata, committed.offset)
-    finished = sum(len(range(max(run.start, offset), min(run.stop, end))) for run in note.finished)
-    return _Backlog(key, offset, max(0, end - offset - finished))
+    offset, note = kafka_note.resume(committed.offset, committed.metadata, first, end)
+    unread = max(0, end - offset - note.finished_in(offset, end))
+    return _Backlog((committed.topic, committed.partition), offset, unread)
 
 
 def _result(answer: Future[Any]) -> Any:

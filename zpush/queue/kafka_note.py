@@ -27,6 +27,17 @@ class Note(msgspec.Struct, frozen=True):
     taken: int
     finished: tuple[range, ...] = ()
 
+    def finished_in(self, begin: int, end: int) -> int:
+        """How many of the offsets from begin up to end."""
+        return sum(len(range(max(run.start, begin), min(run.stop, end))) for run in self.finished)
+
+
+def resume(offset: int, text: str | None, first: int, end: int) -> tuple[int, Note]:
+    """Where a reader begins, and the note that holds there. offset, text: as committed; first, end: the log's."""
+    if not 0 <= offset <= end:  # nothing was committed, or for a log that was longer
+        return first, Note(first)
+    return max(first, offset), decode(text, offset)
+
 
 def gaps(unfinished: Iterable[int], end: int) -> list[range]:
     """The offsets from the first of these up to `end` that are not among them. unfinished: in order."""

@@ -30,7 +30,6 @@ from zpush.log import SparseLog, event
 from zpush.queue import kafka_note
 from zpush.queue.kafka_config import opened
 from zpush.queue.kafka_link import Link
-from zpush.queue.kafka_note import Note
 from zpush.queue.kafka_partition import Commit, Key, Tenure
 
 BATCH = 1000
@@ -330,9 +329,7 @@ def _tenure(consumer: Consumer, committed: TopicPartition) -> Tenure:
         raise KafkaException(committed.error)
     key, offset = (committed.topic, committed.partition), committed.offset
     first, end = consumer.get_watermark_offsets(committed, LOOK_UP_S)
-    if not 0 <= offset <= end:  # nothing was committed, or for a topic that was deleted since
-        return Tenure(key, first, Note(first), end)
-    note = kafka_note.decode(committed.metadata, offset)
-    finished = sum(len(range(run.start, min(run.stop, first))) for run in note.finished)
-    _tell_deleted(key, first - offset - finished)
-    return Tenure(key, max(first, offset), note, end)
+    begin, note = kafka_note.resume(offset, committed.metadata, first, end)
+    if offset >= 0:
+        _tell_deleted(key, begin - offset - note.finished_in(offset, begin))
+    return Tenure(key, begin, note, end)
